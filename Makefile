@@ -1,0 +1,52 @@
+# Two commands set everything up by themselves: `make rehearsal` and `make test`.
+# TORCH_ARGS passes options to torch's install, such as the index of its CPU build.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: help rehearsal test lab site site-serve labs-full stale clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make rehearsal   the whole capstone in miniature: CPU, about three minutes"
+	@echo "make test        every check there is"
+	@echo "make lab         JupyterLab with the kernel X1"
+	@echo "make site        build the site into site/"
+	@echo "make clean       remove what was built (runs/, data/ and work/ are yours and stay)"
+
+.make/venv: constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"X1 needs Python 3.11 or newer; this is {v[0]}.{v[1]}. Set PYTHON=/path/to/python3.11 / X1 necesita Python 3.11 o superior.")'
+	$(PYTHON) -m venv .venv
+	@mkdir -p .make && touch $@
+
+.make/core: .make/venv pyproject.toml
+	@echo "Installing PyTorch and the core packages (once; a few minutes) / Instalando PyTorch y los paquetes básicos (una sola vez; unos minutos)"
+	$(PIP) torch $(TORCH_ARGS)
+	$(PIP) -e .
+	@touch $@
+
+.make/lab: .make/core
+	$(PIP) --group lab
+	$(BIN)/python -m ipykernel install --sys-prefix --name x1 --display-name X1
+	@touch $@
+
+.make/dev: .make/core
+	$(PIP) --group lab --group dev --group site
+	@touch $@
+
+rehearsal: .make/core
+	$(BIN)/x1 rehearse
+
+lab: .make/lab
+	$(BIN)/jupyter lab
+
+test: .make/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist loadfile
+
+clean:
+	rm -rf .venv .make site .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,200 @@
+"""The command `x1`. Each verb takes a run's folder; heavy modules are imported by the verb that
+needs them, so that `--help` and a refusal answer at once.
+"""
+
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from x1 import config as configuration
+from x1 import folder
+from x1.config import RunConfig
+from x1.text import UserError, language, say, set_language
+
+RUNS = Path("runs")
+console = Console(highlight=False, soft_wrap=True)
+
+
+def build_app() -> typer.Typer:
+    """The verbs, their help in the reader's language, in panels."""
+    app = typer.Typer(
+        name="x1",
+        help=say("cli.help"),
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def verb(name: str, panel: str, command: Any) -> None:
+        app.command(name, help=say(f"cli.{name}"), rich_help_panel=say(f"cli.panel_{panel}"))(command)
+
+    @app.callback()
+    def common(
+        lang: Annotated[str | None, typer.Option("--lang", help=say("cli.lang"))] = None,
+    ) -> None:
+        """Only shown: `main` has read --lang already, wherever it stands."""
+
+    preset_option = typer.Option(help=say("cli.preset", presets=", ".join(configuration.PRESETS)))
+    file_option = typer.Option("--config", help=say("cli.config"), metavar="FILE")
+    set_option = typer.Option("--set", help=say("cli.set"), metavar="SECTION.FIELD=VALUE")
+    run_argument = typer.Argument(help=say("cli.run"), metavar="RUN")
+    text_option = typer.Option("--text", help=say("cli.text"), metavar="FILE")
+    dataset_option = typer.Option(help=say("cli.dataset"), metavar="HF_NAME")
+
+    def plan(
+        preset: Annotated[str | None, preset_option] = None,
+        gpu: Annotated[str | None, typer.Option(help=say("cli.gpu"))] = None,
+        price_usd_per_hour: Annotated[str | None, typer.Option(help=say("cli.price"))] = None,
+        tokens: Annotated[str | None, typer.Option(help=say("cli.tokens"))] = None,
+        mfu: Annotated[str | None, typer.Option(help=say("cli.mfu"))] = None,
+        tokens_per_s: Annotated[str | None, typer.Option(help=say("cli.tokens_per_s"))] = None,
+        as_json: Annotated[bool, typer.Option("--json", help=say("cli.json"))] = False,
+        out: Annotated[Path | None, typer.Option(help=say("cli.plan_out"))] = None,
+        config: Annotated[Path | None, file_option] = None,
+        set_: Annotated[list[str] | None, set_option] = None,
+    ) -> None:
+        from x1.plan import run_plan_command
+
+        run_plan_command(
+            configuration.build(preset, config, tuple(set_ or ())),
+            today=date.today(),
+            gpu=gpu,
+            price_usd_per_hour=price_usd_per_hour,
+            tokens=tokens,
+            mfu=mfu,
+            tokens_per_s=tokens_per_s,
+            as_json=as_json,
+            out=out,
+        )
+
+    def data(
+        preset: Annotated[str | None, preset_option] = None,
+        text: Annotated[list[Path] | None, text_option] = None,
+        dataset: Annotated[str | None, dataset_option] = None,
+        config: Annotated[Path | None, file_option] = None,
+        set_: Annotated[list[str] | None, set_option] = None,
+    ) -> None:
+        from x1 import data as preparation
+
+        chosen = chosen_config(preset, config, set_, text, dataset)
+        console.print(say("cli.data_ready", path=preparation.prepare(chosen)))
+
+    def train(
+        preset: Annotated[str | None, preset_option] = None,
+        text: Annotated[list[Path] | None, text_option] = None,
+        dataset: Annotated[str | None, dataset_option] = None,
+        out: Annotated[Path | None, typer.Option(help=say("cli.out"))] = None,
+        config: Annotated[Path | None, file_option] = None,
+        set_: Annotated[list[str] | None, set_option] = None,
+    ) -> None:
+        from x1 import data as preparation
+        from x1.supervise import supervise
+
+        named = preset or config or set_ or text or dataset
+        if out is not None and (out / folder.CONFIG).is_file() and not named:
+            chosen = folder.open_run(out)
+        else:
+            chosen = chosen_config(preset, config, set_, text, dataset)
+        run = out or new_run(chosen.preset)
+        folder.check_claim(run, chosen)
+        preparation.prepare(chosen)
+        folder.claim(run, chosen)
+        console.print(say("cli.training", run=run))
+        raise typer.Exit(supervise(run))
+
+    def rehearse(
+        out: Annotated[Path | None, typer.Option(help=say("cli.out"))] = None,
+    ) -> None:
+        from x1 import rehearse as rehearsal
+
+        raise typer.Exit(rehearsal.rehearse(out or new_run("rehearsal")))
+
+    def evaluate(
+        run: Annotated[Path, run_argument],
+        step: Annotated[int | None, typer.Option(help=say("cli.step"))] = None,
+    ) -> None:
+        from x1 import evaluate as evaluation
+
+        console.print(evaluation.describe(evaluation.evaluate(run, step)))
+
+    def export(
+        run: Annotated[Path, run_argument],
+        step: Annotated[int | None, typer.Option(help=say("cli.step"))] = None,
+    ) -> None:
+        from x1 import export as artefact
+
+        console.print(say("cli.exported", path=artefact.export(run, step)))
+
+    def report(run: Annotated[Path, run_argument]) -> None:
+        from x1.report import write_report
+
+        console.print(say("cli.reported", path=write_report(run, language())))
+
+    verb("plan", "plan", plan)
+    verb("data", "plan", data)
+    verb("rehearse", "run", rehearse)
+    verb("train", "run", train)
+    verb("eval", "after", evaluate)
+    verb("export", "after", export)
+    verb("report", "after", report)
+    return app
+
+
+def chosen_config(
+    preset: str | None,
+    file: Path | None,
+    settings: list[str] | None,
+    text: list[Path] | None,
+    dataset: str | None,
+) -> RunConfig:
+    """The configuration the options describe; `--text` and `--dataset` name its source."""
+    if text and dataset:
+        raise UserError("cli.text_and_dataset")
+    sections: dict[str, Any] = {}
+    if text:
+        sections["data"] = {"source": "text", "files": [str(path) for path in text]}
+    if dataset:
+        sections["data"] = {"source": "dataset", "dataset": dataset}
+    if preset is None and file is None:
+        raise UserError("cli.no_preset", presets=", ".join(configuration.PRESETS))
+    return configuration.build(preset, file, tuple(settings or ()), **sections)
+
+
+def new_run(preset: str) -> Path:
+    """A folder under runs/ that is not there yet: preset, date, counter."""
+    stem = f"{preset}-{date.today():%Y%m%d}"
+    counter = 1
+    while (RUNS / f"{stem}-{counter}").exists():
+        counter += 1
+    return RUNS / f"{stem}-{counter}"
+
+
+def take_language(arguments: list[str]) -> None:
+    """Obey and remove `--lang CODE` anywhere on the command line, before any help is made."""
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--lang"):
+            _, equals, code = argument.partition("=")
+            last = position + (1 if equals else 2)
+            set_language(code or "".join(arguments[position + 1 : last]))
+            del arguments[position:last]
+            return
+
+
+def main() -> None:
+    """The entry point: what a user can mend is one sentence on stderr and exit code 2."""
+    try:
+        take_language(sys.argv)
+        build_app()()
+    except UserError as fault:
+        print(fault, file=sys.stderr)
+    except OSError as fault:
+        print(folder.disk_fault(fault), file=sys.stderr)
+    except KeyboardInterrupt:
+        print(say("cli.interrupted"), file=sys.stderr)
+        sys.exit(130)
+    sys.exit(2)

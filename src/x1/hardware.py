@@ -1,0 +1,157 @@
+"""The machine a run is on: what is set before training, and what is put on record about it."""
+
+import os
+import platform
+import socket
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from x1 import flops, folder
+from x1.config import RunConfig, TrainConfig
+from x1.ranks import Ranks
+from x1.text import say
+
+if TYPE_CHECKING:
+    from x1.train import Job
+
+MANIFEST_FORMAT = "x1-manifest-1"
+CPU_MICRO_BATCH_TOKENS = 16_384  # beyond it, larger pieces cost memory and gain no speed
+
+
+def prepare(config: TrainConfig) -> None:
+    """Fix the thread count and, if asked, torch's deterministic algorithms."""
+    torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision("high")
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def micro_batch(run: Path, config: RunConfig, network: nn.Module, ranks: Ranks) -> int:
+    """Sequences per forward pass and rank; "auto" is resolved once and then read from the manifest.
+
+    On a CPU, the most that stay within a fixed number of tokens; on a GPU, the most whose forward
+    and backward pass fit in memory, found by halving.
+    """
+    per_rank = config.train.batch_sequences // ranks.world
+    if config.train.micro_batch != "auto":
+        return min(config.train.micro_batch, per_rank)
+    if (run / folder.MANIFEST).exists():
+        return int(folder.read_json(run / folder.MANIFEST, MANIFEST_FORMAT)["micro_batch"])
+    if ranks.device.type == "cpu":
+        return min(cpu_micro_batch(config), per_rank)
+    size = per_rank
+    while size > 1 and not _fits(config, network, ranks, size):
+        size = -(-size // 2)
+    return size
+
+
+def cpu_micro_batch(config: RunConfig) -> int:
+    """The most sequences of one pass that stay within CPU_MICRO_BATCH_TOKENS; at least one."""
+    size = config.train.batch_sequences
+    while size > 1 and size * config.model.context > CPU_MICRO_BATCH_TOKENS:
+        size = -(-size // 2)
+    return size
+
+
+def _fits(config: RunConfig, network: nn.Module, ranks: Ranks, size: int) -> bool:
+    ids = torch.zeros((size, config.model.context), dtype=torch.long, device=ranks.device)
+    try:
+        network(ids).float().logsumexp(-1).mean().backward()
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        network.zero_grad()
+        torch.cuda.empty_cache()
+    # Optimizer state comes on top, so leave a tenth of the memory free.
+    _, total = torch.cuda.mem_get_info()
+    return torch.cuda.max_memory_allocated() < 0.9 * total
+
+
+def write_manifest(job: "Job") -> None:
+    """manifest.json: versions, commit, hardware, sizes, the data's fingerprint. Written once."""
+    if (job.run / folder.MANIFEST).exists():
+        return
+    config = job.config
+    peak = flops.device_peak(job.ranks.device.type, config.train.dtype, config.train.threads)
+    folder.write_json(
+        job.run / folder.MANIFEST,
+        {
+            "format": MANIFEST_FORMAT,
+            "time": folder.now(),
+            "git_commit": git_commit(),
+            "versions": versions(),
+            "hardware": describe(job.ranks, config.train.threads),
+            "micro_batch": job.micro_batch,
+            "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint},
+            "seeds": {"model": config.train.seed, "data": config.data.seed},
+            "parameters": flops.parameters(config.model),
+            "flops_per_token": flops.token_flops(config.model, "causal").total,
+            "peak_flops": {"value": peak.flops_per_s, "name": peak.name, "measured": peak.measured},
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "numpy", "safetensors", "tokenizers")
+    return {"x1": version("x1-pretraining"), "python": platform.python_version()} | {
+        name: torch.__version__ if name == "torch" else version(name) for name in names
+    }
+
+
+def describe(ranks: Ranks, threads: int) -> dict[str, Any]:
+    """The hardware in words and numbers."""
+    gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
+    return {
+        "device": ranks.device.type,
+        "gpu": gpu,
+        "ranks": ranks.world,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "system": platform.system(),
+        "hostname": socket.gethostname(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model name, as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, "+changes" behind it when files differ; None outside git."""
+    where = Path(__file__).parent
+    try:
+        commit = _git(where, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(where, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(where: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=where, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def out_of_memory(run: Path) -> str:
+    """The sentence for a run that did not fit: which setting to lower, and to what."""
+    config = folder.open_run(run)
+    used = config.train.micro_batch
+    if used == "auto":
+        manifest = run / folder.MANIFEST
+        used = folder.read_json(manifest)["micro_batch"] if manifest.exists() else config.train.batch_sequences
+    if used > 1:
+        return say("train.out_of_memory", micro_batch=used, lower=used // 2)
+    return say("train.out_of_memory_at_one", context=config.model.context)

@@ -1,0 +1,394 @@
+"""Preparing data: a source's documents become `data/NAME/`, whatever interrupts the work.
+
+It is done in `data/.NAME.partial/`. What counts is the last progress.json: the cursor in the
+source and the number of tokens written by then; what was written after it is cut off and made
+again. index.json comes last, then the folder takes its name.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tokenizers
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from x1 import folder, sources
+from x1 import tokenizer as tokenization
+from x1.config import RunConfig
+from x1.data import (
+    DATA_ROOT,
+    FORMAT,
+    HELD_OUT,
+    INDEX,
+    TOKENIZER,
+    path_of,
+    read_index,
+    require_length,
+    settings_of,
+    sha256_of,
+)
+from x1.text import UserError, say
+from x1.tokenizer import Tokenizer
+
+PROGRESS_FORMAT = "x1-data-progress-1"
+PROGRESS = "progress.json"
+LOCK = "prepare"
+SHARD_TOKENS = 1 << 26  # 128 MiB at two bytes a token
+COMMIT_S = 5.0  # seconds of work a kill can cost
+NOTHING = {"tokens": 0, "documents": 0, "bytes": 0, "empty_documents": 0}
+NO_IDS = np.empty(0, np.uint32)
+
+
+def prepare(config: RunConfig, root: Path = DATA_ROOT, quiet: bool = False) -> Path:
+    """Make `root/NAME`, finish it, or find it made. Returns its path.
+
+    The same configuration and source give the same bytes, however often the work was killed.
+    Raises UserError for an unfit source, a folder of other settings, or a preparation already
+    running; OSError (disk full, read-only folder) with no final file half-written.
+    """
+    settings, final = settings_of(config), path_of(config, root)
+    partial = root / f".{final.name}.partial"
+    if final.exists():
+        return _reuse(final, settings, config)
+    facts = None
+    if (partial / PROGRESS).is_file():
+        facts = _read_progress(partial, settings)["source"]
+    with _display(quiet) as show:
+        source = sources.open_source(config.data, facts, show.tell)
+        partial.mkdir(parents=True, exist_ok=True)
+        with folder.locked(partial, LOCK):
+            if final.exists():  # another process finished it just now
+                shutil.rmtree(partial)
+                return _reuse(final, settings, config)
+            for torn in partial.glob(".*.tmp"):
+                torn.unlink()
+            try:
+                _make(partial, final.name, config, settings, source, show)
+            except UserError:
+                if not any(partial.glob("train-*.bin")):  # nothing worth going on from
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
+            except OSError as fault:
+                fault.filename = fault.filename or str(partial)  # a full disk does not say where
+                raise
+            (partial / PROGRESS).unlink(missing_ok=True)
+            partial.rename(final)
+            folder.sync(root)
+            # Only now: while the folder could still be prepared, the lock had to be in it.
+            (final / f".{LOCK}.lock").unlink(missing_ok=True)
+        show.finished(final, settings)
+    return final
+
+
+def _reuse(final: Path, settings: dict[str, Any], config: RunConfig) -> Path:
+    index = read_index(final)
+    _require_same(final, index["settings"], settings)
+    sources.require_unchanged(index["source"], final, index["preparation"]["started"])
+    require_length(index["train"]["tokens"], config.model.context)
+    return final
+
+
+def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [name for name in old | new if old.get(name) != new.get(name)]
+    if changed:
+        raise UserError("data.other_settings", path=path, fields=", ".join(changed))
+
+
+def _read_progress(partial: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    progress = folder.read_json(partial / PROGRESS, PROGRESS_FORMAT)
+    _require_same(partial, progress["settings"], settings)
+    return progress
+
+
+def _make(
+    partial: Path,
+    name: str,
+    config: RunConfig,
+    settings: dict[str, Any],
+    source: sources.Source,
+    show: "_Display",
+) -> None:
+    """Everything in `partial` up to index.json, from wherever an earlier process left it."""
+    if (partial / INDEX).is_file():
+        return
+    started = folder.now()
+    progress = _resume(partial, settings, source)
+    show.stage(say("data.tokenizer"))
+    tokenizer = _tokenizer(partial, config, source)
+    if progress["held_out"] is None:
+        show.stage(say("data.held_out"))
+        progress["held_out"] = _write_held_out(partial, source, tokenizer)
+        folder.write_json(partial / PROGRESS, progress)
+    tokens_per_s = _write_train(partial, source, tokenizer, progress, show)
+    tokens = progress["train"]["tokens"]
+    if tokens < config.model.context:
+        shutil.rmtree(partial)
+        require_length(tokens, config.model.context)
+    names = [_shard(k) for k in range(-(-tokens // SHARD_TOKENS))]
+    known = progress["sha256"]
+    index = {
+        "format": FORMAT,
+        "name": name,
+        "settings": settings,
+        "source": source.facts,
+        "dtype": _dtype(tokenizer),
+        "vocab_size": tokenizer.vocab_size,
+        "end_of_document": tokenizer.end_of_document,
+        "train": progress["train"],
+        "held_out": progress["held_out"],
+        "files": {
+            file: {
+                "bytes": (partial / file).stat().st_size,
+                "sha256": known.get(file) or sha256_of(partial / file),
+            }
+            for file in (*names, HELD_OUT, TOKENIZER)
+        },
+        "preparation": {
+            "started": started,
+            "finished": folder.now(),
+            "tokens_per_s": round(tokens_per_s),
+            "tokenizers": tokenizers.__version__,
+        },
+    }
+    folder.write_json(partial / INDEX, index)
+
+
+def _resume(partial: Path, settings: dict[str, Any], source: sources.Source) -> dict[str, Any]:
+    """The last durable progress, or that of a preparation which has not begun."""
+    if not (partial / PROGRESS).is_file():
+        progress = {
+            "format": PROGRESS_FORMAT,
+            "settings": settings,
+            "source": source.facts,
+            "held_out": None,
+            "train": dict(NOTHING),
+            "cursor": None,
+            "sha256": {},
+        }
+        folder.write_json(partial / PROGRESS, progress)
+        return progress
+    progress = _read_progress(partial, settings)
+    if progress["source"] != source.facts:
+        raise UserError("data.other_source", path=partial)
+    return progress
+
+
+def _tokenizer(partial: Path, config: RunConfig, source: sources.Source) -> Tokenizer:
+    path, size = partial / TOKENIZER, config.model.vocab_size
+    if not path.is_file():
+        plain = config.data.tokenizer == "bytes"
+        new = (
+            tokenization.byte_tokenizer(size)
+            if plain
+            else tokenization.train_bpe(source.sample(), size)
+        )
+        folder.write_atomically(path, new.to_json())
+    return tokenization.load(path)
+
+
+def _dtype(tokenizer: Tokenizer) -> str:
+    return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+
+
+def _shard(number: int) -> str:
+    return f"train-{number:05d}.bin"
+
+
+def _write_held_out(partial: Path, source: sources.Source, tokenizer: Tokenizer) -> dict[str, int]:
+    encode = _Encoder(tokenizer, NOTHING)
+    ids = np.concatenate([NO_IDS, *(encode(chunk) for chunk in source.held_out())])
+    folder.write_atomically(partial / HELD_OUT, ids.astype(_dtype(tokenizer)).tobytes())
+    return encode.total
+
+
+def _write_train(
+    partial: Path,
+    source: sources.Source,
+    tokenizer: Tokenizer,
+    progress: dict[str, Any],
+    show: "_Display",
+) -> float:
+    """Append training tokens to the shards, from where `progress` stands to the end.
+
+    The stream is cut to exactly data.train_tokens, the last of them an end of document. Returns
+    this process's tokens/s.
+    """
+    limit = progress["settings"]["data.train_tokens"]
+    encode = _Encoder(tokenizer, progress["train"], limit)
+    total = progress["train"] = encode.total
+    shards = _Shards(partial, _dtype(tokenizer), total["tokens"], progress["sha256"])
+    show.stage(say("data.train"), total, tokens=limit, size_bytes=source.train_bytes)
+    began, before = time.monotonic(), total["tokens"]
+    committed_at = began
+    chunks = source.train(progress["cursor"])
+    while not limit or total["tokens"] < limit:
+        chunk = next(chunks, None)
+        if chunk is None:
+            break
+        shards.append(encode(chunk))
+        progress["cursor"] = chunk.cursor
+        show.advance(total)
+        if time.monotonic() - committed_at >= COMMIT_S:
+            shards.flush()
+            folder.write_json(partial / PROGRESS, progress)
+            committed_at = time.monotonic()
+    shards.close()
+    folder.write_json(partial / PROGRESS, progress)
+    return (total["tokens"] - before) / (time.monotonic() - began)
+
+
+class _Encoder:
+    """Turns chunks into ids, every document ended, and counts what went by."""
+
+    def __init__(self, tokenizer: Tokenizer, total: dict[str, int], limit: int = 0) -> None:
+        self.tokenizer, self.total, self.limit = tokenizer, dict(total), limit
+        self.end = np.array([tokenizer.end_of_document], np.uint32)
+        sizes = [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
+        self.token_bytes = np.array(sizes, np.int64)
+
+    def __call__(self, chunk: sources.Chunk) -> np.ndarray:
+        """Ids of a chunk, (tokens,) uint32; the one that reaches the limit is cut there."""
+        parts = [NO_IDS]
+        encoded = self.tokenizer.encode_batch([piece.text for piece in chunk.pieces])
+        for piece, ids in zip(chunk.pieces, encoded, strict=True):
+            parts += [ids, self.end] if piece.ends_document else [ids]
+        ids = np.concatenate(parts)
+        room = self.limit - self.total["tokens"]
+        if self.limit and len(ids) >= room:
+            ids = np.append(ids[: room - 1], self.end)
+        self.total["tokens"] += len(ids)
+        self.total["documents"] += int((ids == self.end).sum())
+        self.total["bytes"] += int(self.token_bytes[ids].sum())
+        self.total["empty_documents"] += chunk.empty_documents
+        return ids
+
+
+class _Shards:
+    """Files of SHARD_TOKENS tokens each, the last one open and growing.
+
+    Opening cuts off what an interrupted process wrote after its last durable progress.
+    """
+
+    def __init__(self, partial: Path, dtype: str, tokens: int, sha256: dict[str, str]) -> None:
+        self.partial, self.dtype, self.tokens, self.sha256 = partial, dtype, tokens, sha256
+        self.file: BinaryIO | None = self._open() if tokens % SHARD_TOKENS else None
+
+    def _open(self) -> BinaryIO:
+        number, within = divmod(self.tokens, SHARD_TOKENS)
+        path, size = self.partial / _shard(number), within * np.dtype(self.dtype).itemsize
+        if within and (not path.is_file() or path.stat().st_size < size):
+            raise UserError("data.partial_damaged", file=path, path=self.partial)
+        file = path.open("r+b" if within else "wb")
+        file.truncate(size)
+        file.seek(size)
+        return file
+
+    def append(self, ids: np.ndarray) -> None:
+        while len(ids):
+            self.file = self.file or self._open()
+            part, ids = np.split(ids, [SHARD_TOKENS - self.tokens % SHARD_TOKENS])
+            self.file.write(part.astype(self.dtype).tobytes())
+            self.tokens += len(part)
+            if self.tokens % SHARD_TOKENS == 0:
+                self.close()
+                full = _shard(self.tokens // SHARD_TOKENS - 1)
+                self.sha256[full] = sha256_of(self.partial / full)
+
+    def flush(self) -> None:
+        """Return once all that was appended is on the disk."""
+        if self.file:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.flush()
+        if self.file:
+            self.file.close()
+        self.file = None
+
+
+@dataclass
+class _Display:
+    """What a person sees meanwhile: a bar with its rate, and sentences above it."""
+
+    bar: Progress
+    task: TaskID
+    in_bytes: bool = False
+    before: dict[str, int] = field(default_factory=lambda: dict(NOTHING))
+    began: float = 0.0
+
+    def tell(self, sentence: str) -> None:
+        if not self.bar.disable:
+            self.bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def stage(
+        self,
+        name: str,
+        total: dict[str, int] | None = None,
+        tokens: int = 0,
+        size_bytes: int | None = None,
+    ) -> None:
+        """A new stage; with `total`, one whose progress is known, perhaps resumed from there."""
+        total = total or NOTHING
+        if total["tokens"]:
+            self.tell(say("data.resumed", tokens=f"{total['tokens']:,}"))
+        self.in_bytes = not tokens
+        self.before, self.began = dict(total), time.monotonic()
+        self.bar.reset(self.task, description=name, total=tokens or size_bytes, rate="")
+        self.advance(total)
+
+    def advance(self, total: dict[str, int]) -> None:
+        rate = self._rate(total) if total["tokens"] > self.before["tokens"] else ""
+        done = total["bytes" if self.in_bytes else "tokens"]
+        self.bar.update(self.task, completed=done, rate=rate)
+
+    def _rate(self, total: dict[str, int]) -> str:
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        tokens = (total["tokens"] - self.before["tokens"]) / seconds
+        megabytes = (total["bytes"] - self.before["bytes"]) / seconds / 1e6
+        return say("data.rate", tokens=f"{tokens:,.0f}", megabytes=f"{megabytes:.1f}")
+
+    def finished(self, path: Path, settings: dict[str, Any]) -> None:
+        index = read_index(path)
+        train, held_out = index["train"], index["held_out"]
+        self.bar.update(self.task, visible=False)
+        self.tell(
+            say(
+                "data.finished",
+                path=path,
+                train=f"{train['tokens']:,}",
+                documents=f"{train['documents']:,}",
+                held_out=f"{held_out['tokens']:,}",
+                rate=f"{index['preparation']['tokens_per_s']:,}",
+            )
+        )
+        wanted = settings["data.train_tokens"]
+        if train["tokens"] < wanted:
+            self.tell(say("data.ended_early", train=f"{train['tokens']:,}", wanted=f"{wanted:,}"))
+
+
+@contextmanager
+def _display(quiet: bool) -> Iterator[_Display]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(), disable=quiet) as bar:
+        yield _Display(bar, bar.add_task("", total=None, rate=""))

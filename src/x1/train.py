@@ -1,0 +1,495 @@
+"""The training loop: `python -m x1.train RUN`, alone or under torchrun.
+
+Step s is the state after s optimizer updates. Its line in metrics.jsonl is the loss of that state
+on the batch it is about to learn from, so the line of step 0 is the untrained model.
+
+Everything that decides the future is a function of the configuration, the data and what is on the
+disk: kill this process anywhere, start it again, and the result is the same, byte for byte.
+"""
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from x1 import checkpoint, data, evaluate, folder, hardware, stability
+from x1.config import RunConfig
+from x1.model import Transformer, initialise
+from x1.optim import build_optimizers, learning_rate
+from x1.ranks import Ranks, average, from_first, hold_gradients, joined, spread_over
+from x1.stability import Detector
+from x1.text import UserError, say
+
+EXIT_CODES = {"done": 0, "gave-up": 3, "stopped": 130}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same from the first step to the last.
+
+    `model` has the parameters, `network` is what is called to train: the same object, or the
+    model wrapped for several ranks. `micro_batch` counts sequences per forward pass and rank.
+    """
+
+    run: Path
+    config: RunConfig
+    dataset: data.Data
+    ranks: Ranks
+    model: Transformer
+    network: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    micro_batch: int
+
+
+@dataclass
+class Position:
+    """Where the run stands. `skipped` maps a batch's data_index to why it is never trained on."""
+
+    step: int
+    attempt: int
+    skipped: dict[int, str]
+    detector: Detector
+
+    @property
+    def data_index(self) -> int:
+        """The batch of this step: the step-th one that is not skipped."""
+        index = self.step
+        for other in sorted(self.skipped):
+            index += other <= index
+        return index
+
+
+def train(run: Path) -> int:
+    """Train `run` from wherever it stands to its last step; returns the exit code."""
+    config = folder.open_run(run)
+    dataset = data.open_data(data.path_of(config))
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined(config.train))
+        if ranks.first:
+            stack.enter_context(folder.locked(run))
+        hardware.prepare(config.train)
+        share_batch(config, ranks)
+        model, network, optimizers = assemble(config, ranks)
+        micro_batch = hardware.micro_batch(run, config, network, ranks)
+        job = Job(run, config, dataset, ranks, model, network, optimizers, micro_batch)
+        if ranks.first:
+            hardware.write_manifest(job)
+            start_attempt(run)
+        stop = StopSignal()
+        outcome = "rollback"
+        while outcome == "rollback":
+            outcome = loop(job, restore(job), stop)
+        return EXIT_CODES[outcome]
+
+
+def assemble(
+    config: RunConfig, ranks: Ranks
+) -> tuple[Transformer, nn.Module, list[torch.optim.Optimizer]]:
+    """The untrained model, the module to call for training it, and its optimizers."""
+    dtype = torch.bfloat16 if config.train.dtype == "bf16" else torch.float32
+    model = Transformer(config.model, dtype, config.train.recompute).to(ranks.device)
+    initialise(model, config.train.seed)
+    network = spread_over(ranks, model, config.train.parallel)
+    if config.train.compile:
+        network.compile()
+    return model, network, build_optimizers(model, config.optim)
+
+
+def loop(job: Job, at: Position, stop: "StopSignal") -> str:
+    """Train until "done", "stopped", "rollback" or "gave-up"; says which."""
+    config, steps, first = job.config, job.config.train.steps, job.ranks.first
+    faults_planned = stability.planned(job.run, config)
+    saved_at = time.monotonic()
+    if at.step == 0:
+        milestone(job, at)
+
+    with progress_bar(job, at) as advance:
+        while at.step < steps:
+            started = time.monotonic()
+            index = at.data_index
+            faults = stability.active(faults_planned, index)
+            ids = stability.tamper_batch(faults, batch(job, index))
+            lr = learning_rate(config.optim, at.step, steps)
+
+            loss_tensor = forward_backward(job.network, ids, job.micro_batch, config.optim.z_loss)
+            stability.tamper_gradient(faults, job.model)
+            norm_tensor = clip_gradients(job.model, config.optim.clip)
+            save_due = time.monotonic() - saved_at > 60 * config.checkpoint.every_minutes
+            loss, norm, stopping, save_due = agree(job, loss_tensor, norm_tensor, stop.asked, save_due)
+
+            verdict = judge(job, at, loss, norm)
+            if faults and first:
+                folder.record_event(job.run, "inject", kinds=sorted(faults), data_index=index, step=at.step)
+            if verdict.event and first:
+                folder.record_event(job.run, "spike", step=at.step, data_index=index, **verdict.event)
+            if verdict.action != "go":  # nothing of this step reaches weights, moments or counters
+                discard_gradients(job.optimizers)
+                if verdict.action == "skip":
+                    skip(job, at, verdict.reason)
+                    continue
+                return roll_back(job, at, verdict.reason)
+
+            update(job.optimizers, stability.tamper_update(faults, job.model, lr))
+            if first:
+                log_step(job, at, index, loss, norm, lr, time.monotonic() - started)
+            at.step += 1
+            advance(at.step, loss)
+            milestone(job, at)
+
+            reason = save_reason(config, at.step, save_due, stopping)
+            if reason:
+                save(job, at, reason)
+                saved_at = time.monotonic()
+            if stopping and at.step < steps:
+                return stopped(job, at, stop)
+    return finished(job, at)
+
+
+def share_batch(config: RunConfig, ranks: Ranks) -> None:
+    """Refuse a batch that the ranks cannot share equally."""
+    sequences = config.train.batch_sequences
+    if sequences % ranks.world:
+        nearest = max(1, round(sequences / ranks.world)) * ranks.world
+        raise UserError("config.batch_ranks", batch=sequences, world=ranks.world, nearest=nearest)
+
+
+def batch(job: Job, index: int) -> Tensor:
+    """This rank's slice of global batch `index`: ids (B / world, T + 1) on the device."""
+    config, ranks = job.config, job.ranks
+    ids = torch.from_numpy(
+        data.batch(
+            job.dataset.train,
+            config.data.seed,
+            index,
+            config.train.batch_sequences,
+            config.model.context,
+            ranks.rank,
+            ranks.world,
+        )
+    )
+    if ranks.device.type == "cuda":
+        ids = ids.pin_memory()
+    return ids.to(ranks.device, non_blocking=True)
+
+
+def forward_backward(network: nn.Module, ids: Tensor, micro_batch: int, z_loss: float) -> Tensor:
+    """Gradients of the batch's mean loss, one micro-batch at a time; returns that mean, in nats."""
+    total = torch.zeros((), device=ids.device)
+    parts = ids.split(micro_batch)
+    for number, part in enumerate(parts, start=1):
+        hold_gradients(network, number < len(parts))
+        share = len(part) / len(ids)
+        logits = network(part[:, :-1]).float().flatten(0, 1)  # (B T, V), softmax in fp32
+        loss = F.cross_entropy(logits, part[:, 1:].flatten())
+        penalty = z_loss * logits.logsumexp(-1).square().mean() if z_loss else 0.0
+        ((loss + penalty) * share).backward()
+        total += loss.detach() * share
+    return total
+
+
+def clip_gradients(model: nn.Module, limit: float) -> Tensor:
+    """Scale all gradients down to a global norm of at most `limit`; returns the norm before."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
+    return checkpoint.whole(norm) if isinstance(norm, checkpoint.DTensor) else norm
+
+
+def agree(
+    job: Job, loss: Tensor, norm: Tensor, stop_asked: bool, save_due: bool
+) -> tuple[float, float, bool, bool]:
+    """What all ranks go by: mean loss, gradient norm, does any want to stop, or to save?"""
+    flags = torch.tensor([stop_asked, save_due], dtype=loss.dtype, device=loss.device)
+    values = torch.cat([torch.stack([loss, norm.to(loss)]), flags])
+    mean_loss, mean_norm, stopping, due = average(values, job.ranks)
+    return mean_loss, mean_norm, stopping > 0, due > 0
+
+
+def judge(job: Job, at: Position, loss: float, norm: float) -> stability.Verdict:
+    """What to do with a step of this loss and gradient norm (see `stability.judge`)."""
+
+    def probe_loss() -> float:
+        ids = batch(job, at.detector.quiet_index)
+        with torch.no_grad():
+            logits = job.network(ids[:, :-1]).float().flatten(0, 1)
+            return average(F.cross_entropy(logits, ids[:, 1:].flatten())[None], job.ranks)[0]
+
+    return stability.judge(
+        at.detector, job.config.stability, at.data_index, loss, norm, at.skipped, probe_loss
+    )
+
+
+def update(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+    """One step of every optimizer at learning rate `lr`; the gradients are gone afterwards."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    discard_gradients(optimizers)
+
+
+def discard_gradients(optimizers: list[torch.optim.Optimizer]) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+
+
+def log_step(
+    job: Job, at: Position, index: int, loss: float, norm: float, lr: float, seconds: float
+) -> None:
+    """One line of metrics.jsonl; what depends on time stands under `clock`, apart from the rest."""
+    tokens = job.config.batch_tokens
+    line = {
+        "step": at.step,
+        "attempt": at.attempt,
+        "data_index": index,
+        "loss": loss,
+        "grad_norm": norm,
+        "lr": lr,
+        "tokens": (at.step + 1) * tokens,
+        "clock": {
+            "time": folder.now(),
+            "seconds": round(seconds, 6),
+            "tokens_per_s": round(tokens / seconds, 1),
+        },
+    }
+    folder.append_line(job.run / folder.METRICS, line)
+
+
+def milestone(job: Job, at: Position) -> None:
+    """The held-out loss and the samples that are due at this step."""
+    config = job.config
+    if at.step % config.evaluate.every_steps == 0 or at.step == config.train.steps:
+        started = time.monotonic()
+        score = evaluate.held_out_loss(job.network, job.dataset, config, job.ranks.device)
+        line = {
+            "step": at.step,
+            "attempt": at.attempt,
+            "val_loss": score.nats_per_token,
+            "val_tokens": score.tokens,
+            "clock": {"time": folder.now(), "seconds": round(time.monotonic() - started, 6)},
+        }
+        if job.ranks.first:
+            folder.append_line(job.run / folder.METRICS, line)
+    if at.step in config.sample.milestones:
+        for text in evaluate.samples(job.network, job.dataset, config, job.ranks.device, at.step):
+            if job.ranks.first:
+                line = {"step": at.step, "attempt": at.attempt, **text}
+                folder.append_line(job.run / folder.SAMPLES, line)
+
+
+def save_reason(config: RunConfig, step: int, clock_due: bool, stopping: bool) -> str | None:
+    """Why a checkpoint is due at this step, or None."""
+    if step % config.checkpoint.every_steps == 0 or step == config.train.steps:
+        return "regular"
+    if step in config.checkpoint.milestones:
+        return "milestone"
+    return "stop" if stopping else "clock" if clock_due else None
+
+
+def save(job: Job, at: Position, reason: str) -> None:
+    """A checkpoint of this position; older ones that are no longer needed go."""
+    weights = checkpoint.model_tensors(job.model)  # collective: every rank takes part
+    moments = checkpoint.optimizer_tensors(job.model, job.optimizers)
+    if not job.ranks.first:
+        return
+    folder.sync(job.run / folder.METRICS)  # the lines up to here are as durable as the state
+    state = {
+        "attempt": at.attempt,
+        "data_index": at.data_index,
+        "skipped": {str(index): why for index, why in sorted(at.skipped.items())},
+        "detector": at.detector.state(),
+        "plan_sha256": folder.plan_digest(job.run),
+    }
+    path = checkpoint.write(job.run, at.step, weights, moments, state)
+    folder.record_event(
+        job.run, "checkpoint", step=at.step, attempt=at.attempt, path=path.name, reason=reason
+    )
+    config = job.config.checkpoint
+    keep = {*config.milestones, good_step(job.config, at.step)}
+    checkpoint.prune(job.run, config.keep, keep)
+
+
+def good_step(config: RunConfig, step: int) -> int:
+    """The newest step whose regular checkpoint has been followed by a quiet window.
+
+    Only regular checkpoints count: one made by the clock would let timing decide where a
+    roll-back lands, and a replayed run could not land there again.
+    """
+    return max(0, step - config.stability.window) // config.checkpoint.every_steps * config.checkpoint.every_steps
+
+
+def start_attempt(run: Path) -> None:
+    """Clear what a kill left behind and put the next attempt on record."""
+    checkpoint.clear_unfinished(run)
+    step = 0
+    found, damaged = checkpoint.newest(run, valid_after(run))
+    for path in damaged:
+        folder.record_event(run, "damaged", path=path.name)
+        print(say("train.damaged", path=path), file=sys.stderr)
+    if found:
+        step = found.step
+        print(say("train.resumed", step=step))
+    attempt = folder.attempt(run) + 1
+    folder.record_event(run, "start", attempt=attempt, step=step, pid=os.getpid())
+
+
+def valid_after(run: Path) -> Any:
+    """A test for checkpoints: not one from a stretch that a roll-back has undone."""
+    undone = [(e["attempt"], e["to_step"]) for e in folder.events(run, "rollback")]
+    return lambda c: all(c.state["attempt"] >= a or c.step <= to_step for a, to_step in undone)
+
+
+def restore(job: Job) -> Position:
+    """Put the model and its optimizers where the run stands, and say where that is.
+
+    The newest valid checkpoint, or the seed's initial state; skipped batches are on record in
+    events.jsonl from the moment they are, so none is ever trained on again.
+    """
+    found = checkpoint.newest(job.run, valid_after(job.run))[0] if job.ranks.first else None
+    skips = {e["data_index"]: e["reason"] for e in folder.events(job.run, "skip")}
+    for event in folder.events(job.run, "rollback"):
+        skips |= dict.fromkeys(event["skipped"], "rollback")
+    state = from_first(
+        {
+            "step": found.step if found else 0,
+            "attempt": folder.attempt(job.run),
+            "skipped": sorted(skips.items()),
+            "detector": found.state["detector"] if found else Detector().state(),
+        },
+        job.ranks,
+    )
+    if state["step"]:
+        checkpoint.restore(job.run, state["step"], job.model, job.optimizers)
+    else:
+        checkpoint.forget(job.optimizers)
+        initialise(job.model, job.config.train.seed)
+    return Position(
+        state["step"],
+        state["attempt"],
+        {int(index): reason for index, reason in state["skipped"]},
+        Detector.from_state(state["detector"]),
+    )
+
+
+def skip(job: Job, at: Position, reason: str) -> None:
+    """Never train on this step's batch; on the disk before training goes on."""
+    index = at.data_index
+    if job.ranks.first:
+        folder.record_event(job.run, "skip", step=at.step, data_index=index, reason=reason)
+    at.skipped[index] = reason
+
+
+def roll_back(job: Job, at: Position, reason: str) -> str:
+    """Undo the run to its last good checkpoint, the offending batches skipped from now on.
+
+    Returns "rollback", or "gave-up" when the configuration allows no more of them.
+    """
+    done = len(folder.events(job.run, "rollback"))
+    rules = job.config.stability
+    if rules.policy != "rollback" or done >= rules.max_rollbacks:
+        save(job, at, "stop")
+        if job.ranks.first:
+            folder.record_event(job.run, "stop", step=at.step, reason=reason)
+            print(say("train.gave_up", step=at.step, rollbacks=done), file=sys.stderr)
+        return "gave-up"
+    if job.ranks.first:
+        target = good_step(job.config, at.step)
+        sound = checkpoint.newest(job.run, lambda c: valid_after(job.run)(c) and c.step <= target)[0]
+        to_step = sound.step if sound else 0
+        # The last quiet batch is among them: its loss was measured before its update did harm.
+        first_bad = max(0, at.detector.quiet_index)
+        skipped = [i for i in range(first_bad, at.data_index + 1) if i not in at.skipped]
+        folder.record_event(
+            job.run,
+            "rollback",
+            from_step=at.step,
+            to_step=to_step,
+            attempt=folder.attempt(job.run) + 1,
+            skipped=skipped,
+            fired=stability.fired(job.config, at.data_index),
+            reason=reason,
+        )
+        print(say("train.rolled_back", from_step=at.step, to_step=to_step, batches=len(skipped)))
+    from_first(None, job.ranks)  # the others read the event only once it is there
+    return "rollback"
+
+
+def stopped(job: Job, at: Position, stop: "StopSignal") -> str:
+    if job.ranks.first:
+        folder.record_event(job.run, "stop", step=at.step, reason=stop.name)
+        print(say("train.stopped", step=at.step, run=job.run))
+    return "stopped"
+
+
+def finished(job: Job, at: Position) -> str:
+    if job.ranks.first and not folder.events(job.run, "finish"):
+        folder.record_event(job.run, "finish", step=at.step)
+    return "done"
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM, remembered: training ends after this step, with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.name = ""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: Any) -> None:
+        self.asked = True
+        self.name = signal.Signals(number).name.lower()
+
+
+@contextmanager
+def progress_bar(job: Job, at: Position) -> Iterator[Callable[[int, float], None]]:
+    """A bar on rank 0; yields the function that moves it to (steps done, latest loss)."""
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not job.ranks.first) as bar:
+        task = bar.add_task(
+            "", total=job.config.train.steps, completed=at.step, loss="", speed=""
+        )
+        began, from_step = time.monotonic(), at.step
+
+        def advance(step: int, loss: float) -> None:
+            rate = (step - from_step) * job.config.batch_tokens / (time.monotonic() - began)
+            bar.update(
+                task,
+                completed=step,
+                loss=say("train.loss", loss=loss),
+                speed=say("train.speed", rate=rate),
+            )
+
+        yield advance
+
+
+def main() -> int:
+    """`python -m x1.train RUN`: one sentence and exit code 2 for what the user can mend."""
+    try:
+        return train(Path(sys.argv[1]))
+    except UserError as fault:
+        print(fault, file=sys.stderr)
+    except torch.OutOfMemoryError:
+        print(hardware.out_of_memory(Path(sys.argv[1])), file=sys.stderr)
+    except OSError as fault:
+        print(folder.disk_fault(fault), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

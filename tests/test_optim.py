@@ -1,0 +1,72 @@
+"""Schedules are pure functions with known values; every parameter has exactly one optimizer."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from x1.config import ModelConfig, OptimConfig
+from x1.model import Transformer, initialise
+from x1.optim import build_optimizers, learning_rate
+
+SHAPE = ModelConfig(vocab_size=64, n_layers=2, n_heads=2, d_model=16, d_ff=24, context=8)
+
+
+def test_linear_goes_straight_to_zero():
+    rule = OptimConfig(lr=1.0, schedule="linear", warmup_steps=10)
+    assert learning_rate(rule, 0, 110) == pytest.approx(0.1)
+    assert learning_rate(rule, 9, 110) == pytest.approx(1.0)
+    assert learning_rate(rule, 60, 110) == pytest.approx(0.5)
+    assert learning_rate(rule, 109, 110) == pytest.approx(0.01)
+
+
+def test_wsd_is_flat_and_then_one_minus_root():
+    rule = OptimConfig(lr=2.0, schedule="wsd", warmup_steps=0, cooldown_fraction=0.2)
+    assert learning_rate(rule, 0, 100) == learning_rate(rule, 80, 100) == 2.0
+    assert learning_rate(rule, 85, 100) == pytest.approx(2.0 * (1 - (5 / 20) ** 0.5))
+    assert 0 < learning_rate(rule, 99, 100) < 0.1
+
+
+@given(
+    st.sampled_from(["linear", "wsd", "constant"]),
+    st.integers(0, 50),
+    st.integers(1, 200),
+    st.floats(0, 1),
+)
+def test_the_rate_is_never_negative_nor_above_its_peak(schedule, warmup, steps, cooldown):
+    rule = OptimConfig(lr=1.0, schedule=schedule, warmup_steps=warmup, cooldown_fraction=cooldown)
+    for step in range(steps):
+        assert 0 <= learning_rate(rule, step, steps) <= 1.0
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_parameter_has_one_optimizer_and_only_matrices_decay(name, tied):
+    model = Transformer(SHAPE.model_copy(update={"tied": tied}))
+    optimizers = build_optimizers(model, OptimConfig(name=name, weight_decay=0.3))
+    decay = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                assert id(parameter) not in decay
+                decay[id(parameter)] = group["weight_decay"]
+    for parameter_name, parameter in model.named_parameters():
+        assert decay[id(parameter)] == (0.3 if "_proj" in parameter_name else 0.0)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_a_few_steps_learn(name):
+    model = Transformer(SHAPE)
+    initialise(model, 0)
+    optimizers = build_optimizers(model, OptimConfig(name=name, lr=0.01))
+    ids = torch.randint(64, (4, 9), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(40):
+        logits = model(ids[:, :-1]).flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
