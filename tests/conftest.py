@@ -1,17 +1,40 @@
-"""One torch thread per test worker, and English unless a test asks otherwise."""
+"""One torch thread per test worker, English unless a test asks otherwise, and tiny real runs."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["X1_LANG"] = "en"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import random
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from x1 import config, data, folder
 from x1.text import set_language
 
 torch.set_num_threads(1)
+
+TINY = (
+    "model.n_layers=2",
+    "model.n_heads=2",
+    "model.d_model=32",
+    "model.d_ff=48",
+    "model.context=16",
+    "optim.warmup_steps=5",
+    "train.batch_sequences=8",
+    "train.threads=1",
+    "checkpoint.every_steps=10",
+    "checkpoint.keep=2",
+    "evaluate.every_steps=10",
+    "evaluate.tokens=400",
+    "sample.milestones=[0, 20]",
+    "sample.max_tokens=8",
+    "stability.window=16",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +42,57 @@ def english():
     set_language("en")
     yield
     set_language(None)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder with `words.txt`, some learnable text."""
+    monkeypatch.chdir(tmp_path)
+    draw = random.Random(0)
+    words = ["one", "small", "model", "learns", "the", "words", "of", "a", "tiny", "text"]
+    text = " ".join(draw.choice(words) + draw.choice(["", "", ".\n"]) for _ in range(4000))
+    (tmp_path / "words.txt").write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def make_run(here):
+    """make_run(name, *settings): a tiny run on words.txt, its data prepared, not trained yet."""
+
+    def make(name, *settings):
+        chosen = config.build(
+            "shakespeare-bytes",
+            settings=(*TINY, *settings),
+            data={"source": "text", "files": ["words.txt"]},
+        )
+        data.prepare(chosen, quiet=True)
+        run = here / name
+        folder.claim(run, chosen)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def trainer(here):
+    """trainer(run, ranks=1): start the training process (under torchrun for several ranks)."""
+    started = []
+
+    def start(run, ranks=1):
+        launcher = [sys.executable, "-m"]
+        if ranks > 1:
+            launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+        process = subprocess.Popen(
+            [*launcher, "x1.train", str(run)],
+            cwd=here,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

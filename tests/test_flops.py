@@ -303,12 +303,6 @@ def test_micro_batch_fits_and_twice_it_does_not() -> None:
     assert flops.fitting_micro_batch(config, 1.5) == 0
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_the_planned_micro_batch_on_a_cpu_is_the_trainers(name: str) -> None:
-    config = build(name)
-    assert flops.cpu_micro_batch(config) == hardware.cpu_micro_batch(config)
-
-
 def test_planning_never_loads_torch() -> None:
     code = "import sys, x1.plan; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(flops.__file__).parents[1])}

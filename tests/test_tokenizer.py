@@ -96,6 +96,9 @@ def test_too_little_text_says_how_many_ids_it_gives():
     # and that many it does give
     reached = caught.value.values["reached"]
     assert tokenizer.train_bpe(["abababab"], reached).vocab_size == reached
+    with pytest.raises(UserError) as caught:
+        tokenizer.train_bpe(["abcdefgh"], 1000)
+    assert caught.value.values["reached"] == 257  # what occurs once is not worth a token
 
 
 @pytest.mark.parametrize(

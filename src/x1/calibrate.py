@@ -10,7 +10,7 @@ import tomllib
 
 import torch
 
-from x1 import config, hardware, train
+from x1 import config, flops, hardware, train
 from x1.config import RunConfig
 from x1.ranks import Ranks, device_of
 
@@ -23,7 +23,7 @@ def tokens_per_s(config: RunConfig) -> float:
     ranks = Ranks(0, 1, device_of(config.train))
     model, network, optimizers = train.assemble(config, ranks)
     shape = (config.train.batch_sequences, config.model.context + 1)
-    size = hardware.cpu_micro_batch(config)
+    size = flops.cpu_micro_batch(config)
     durations = []
     for _ in range(STEPS + 1):
         ids = torch.randint(config.model.vocab_size, shape, device=ranks.device)

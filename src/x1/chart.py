@@ -40,7 +40,7 @@ ROW_PX = 16.0
 ROWS = 4  # of event names above a chart, at most
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 46, 12, 10, 34
 THINNED_BINS = 500
-MEDIAN_BINS = 90
+MEDIAN_BINS = 12, 90  # at least and at most; six steps in each if they suffice
 NICE = [1, 2, 2.5, 5, 10]
 
 
@@ -162,7 +162,7 @@ def draw(chart: Chart, name: str, label: str, width: int, height: int) -> str:
         _marks(axes, labels, inner, tall)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True)
-    return _as_page_element(file.getvalue(), name, label, width, height)
+    return _as_page_element(file.getvalue(), label, width, height)
 
 
 def _scales(axes: Axes, chart: Chart, narrow: bool) -> None:
@@ -213,9 +213,9 @@ def _y_range(chart: Chart) -> tuple[float, float]:
         return (0.1, 10.0) if chart.log_y else (0.0, 1.0)
     if chart.log_y:
         return float(y.min()) / 1.3, float(y.max()) * 1.3
-    trend_x, trend = bin_medians(x, y, _bins(chart, MEDIAN_BINS))
+    trend_x, trend = bin_medians(x, y, _bins(chart, _median_bins(len(y))))
     # 4 standard deviations if the noise is normal: what lies beyond is worth a sign of its own.
-    noise = 1.5 * float(np.percentile(np.abs(y - np.interp(x, trend_x, trend)), 99.5))
+    noise = 1.75 * float(np.percentile(np.abs(y - np.interp(x, trend_x, trend)), 98))
     points = chart.points[1] if chart.points else np.zeros(0)
     fixed = [*points[np.isfinite(points)], *(level.value for level in chart.levels)]
     low = min([float(trend.min()) - noise, *fixed])
@@ -224,6 +224,11 @@ def _y_range(chart: Chart) -> tuple[float, float]:
         return 0.0, high * 1.15 or 1.0
     margin = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
     return low - margin, high + margin
+
+
+def _median_bins(steps: int) -> int:
+    least, most = MEDIAN_BINS
+    return min(max(steps // 6, least), most)
 
 
 def _bins(chart: Chart, count: int) -> Bins:
@@ -241,7 +246,7 @@ def _curves(axes: Axes, chart: Chart) -> None:
     alone = "." if len(kept) == 1 else None
     if chart.median:
         axes.plot(x[kept], y[kept], color=COLOURS["train"], linewidth=1, alpha=0.35)
-        x_median, y_median = bin_medians(x, y, _bins(chart, MEDIAN_BINS))
+        x_median, y_median = bin_medians(x, y, _bins(chart, _median_bins(len(y))))
         axes.plot(x_median, y_median, color=COLOURS["train"], linewidth=2, marker=alone)
     else:
         axes.plot(x[kept], y[kept], color=COLOURS["train"], linewidth=1.3, marker=alone)
@@ -381,20 +386,19 @@ def short_number(value: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size * (10 if letter == "k" else 1):
             return f"{value / size:.3g}{letter}"
-    if value and abs(value) < 1e-3:
+    if value and abs(value) < 1e-4:
         return f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e")
     return f"{value:.4g}"
 
 
-def _as_page_element(svg: str, name: str, label: str, width: int, height: int) -> str:
-    """Matplotlib's file as an element of an HTML page, its ids prefixed by `name`."""
+def _as_page_element(svg: str, label: str, width: int, height: int) -> str:
+    """Matplotlib's file as an element of an HTML page."""
     body = svg[svg.index("<defs>") : svg.rindex("</svg>")]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->", "", body, flags=re.S)
     body = re.sub(r"; font-family: '[^']*'", "", body)
     body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body)
     body = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", body).replace("<g/>", "")
     body = body.replace("xlink:href", "href")
-    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r'( (?:d|x|y)="[^"]*)', lambda text: _one_decimal(text[0]), body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     for colour, code in COLOURS.items():

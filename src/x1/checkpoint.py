@@ -14,7 +14,7 @@ import base64
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,7 @@ def restore(run: Path, step: int, model: nn.Module, optimizers: list[Optimizer])
     found = read(path_of(run, step))
     if found is None:
         raise UserError("train.damaged", path=path_of(run, step))
-    weights = load_file(found.path / MODEL)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(_like(weights[name], parameter))
+    set_weights(model, load_file(found.path / MODEL).items())
     if not optimizers:
         return
     owner = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
@@ -91,6 +88,14 @@ def restore(run: Path, step: int, model: nn.Module, optimizers: list[Optimizer])
         owner[id(parameter)].state[parameter][field] = placed
     rng = base64.b64decode(found.state["torch_rng"])
     torch.set_rng_state(torch.frombuffer(bytearray(rng), dtype=torch.uint8))
+
+
+@torch.no_grad()
+def set_weights(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy whole tensors into the parameters of those names, sharded or not."""
+    for name, value in values:
+        parameter = model.get_parameter(name)
+        parameter.copy_(_like(value, parameter))
 
 
 def forget(optimizers: list[Optimizer]) -> None:

@@ -199,10 +199,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"vocab_size": 1024, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 384, "context": 128},
         "optim": {"lr": 6e-3, "warmup_steps": 50},
         "data": {"source": "verbs", "corpus_setting": "rehearsal"},
-        "train": {"steps": 500, "batch_sequences": 32},
-        "checkpoint": {"every_steps": 50, "every_minutes": 1.0},
+        "train": {"steps": 300, "batch_sequences": 32},
+        "checkpoint": {"every_steps": 50, "every_minutes": 5.0},
         "evaluate": {"every_steps": 50, "tokens": 16_384},
-        "sample": {"prompts": ("yo hablo",), "milestones": (0, 100, 500), "max_tokens": 48},
+        "sample": {"prompts": ("yo", "nosotros"), "milestones": (0, 100, 300), "max_tokens": 48},
+        "stability": {"window": 32, "inject": ("lr-x100@130",)},
     },
     # Tiny Shakespeare as bytes, 1.536M training tokens: the public reference point.
     "shakespeare-bytes": {

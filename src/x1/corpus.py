@@ -224,12 +224,14 @@ class Setting:
     dictionary: bool = False  # nouns translate one by one, not syllable by syllable
 
 
+# Chosen from measurements: docs/measured/corpus-settings.json.
 SETTINGS = {
-    "rehearsal": Setting(
-        zeta_exponent=2.0, sentence_weights=(1.0, 1.0, 1.0, 1.0), noun_weights=(1.0,)
-    ),
+    # Short documents and a light tail: learnt to the floor within a million tokens.
+    "rehearsal": Setting(zeta_exponent=2.0, sentence_weights=(1, 1, 1, 1), noun_weights=(1,)),
+    # A heavy tail of nouns that have to be learnt one by one: the loss falls from 0.5M to 1M
+    # tokens and from 23k to 226k parameters.
     "scaling": Setting(
-        zeta_exponent=1.4, sentence_weights=(1.0, 1.0, 1.0, 1.0), noun_weights=(1.0, 1.0)
+        zeta_exponent=1.4, sentence_weights=(1, 1, 1, 1), noun_weights=(0, 1), dictionary=True
     ),
 }
 
@@ -244,7 +246,7 @@ def zeta(s: float, start: int = 1) -> float:
 
 def noun_nats(s: float) -> float:
     """Entropy of a noun, s * E[ln k] + ln zeta(s)."""
-    n = 100_000
+    n = 1000
     head = np.arange(1, n, dtype=np.float64)
     log_n = math.log(n)
     # Euler-Maclaurin for sum of ln(k) k^-s: integral, half the first term, first derivative.

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from x1.train import Job
 
 MANIFEST_FORMAT = "x1-manifest-1"
-CPU_MICRO_BATCH_TOKENS = 16_384  # beyond it, larger pieces cost memory and gain no speed
 
 
 def prepare(config: TrainConfig) -> None:
@@ -44,17 +43,9 @@ def micro_batch(run: Path, config: RunConfig, network: nn.Module, ranks: Ranks) 
     if (run / folder.MANIFEST).exists():
         return int(folder.read_json(run / folder.MANIFEST, MANIFEST_FORMAT)["micro_batch"])
     if ranks.device.type == "cpu":
-        return min(cpu_micro_batch(config), per_rank)
+        return min(flops.cpu_micro_batch(config), per_rank)
     size = per_rank
     while size > 1 and not _fits(config, network, ranks, size):
-        size = -(-size // 2)
-    return size
-
-
-def cpu_micro_batch(config: RunConfig) -> int:
-    """The most sequences of one pass that stay within CPU_MICRO_BATCH_TOKENS; at least one."""
-    size = config.train.batch_sequences
-    while size > 1 and size * config.model.context > CPU_MICRO_BATCH_TOKENS:
         size = -(-size // 2)
     return size
 

@@ -146,7 +146,7 @@ def duration(seconds: float) -> str:
     """ "2 h 03 min", "3 min 12 s", "4.2 s"."""
     if not math.isfinite(seconds):
         return UNKNOWN
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -8,6 +8,7 @@ Shapes: B sequences, T tokens, C = d_model, H heads, D = head_dim, V = vocab_siz
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -150,9 +151,8 @@ def rotary_table(context: int, head_dim: int, theta: float) -> tuple[Tensor, Ten
     return angles.cos(), angles.sin()
 
 
-@torch.no_grad()
-def initialise(model: Transformer, seed: int) -> None:
-    """Fill every parameter from `seed`, the same on every device and number of ranks.
+def initial_values(model: Transformer, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter's name and first value (CPU, fp32), the same on every device and rank.
 
     Matrices are normal with std 1/sqrt(fan-in). The two that write into the residual stream are
     zero, so that the untrained model is its embedding followed by its head. Then the first loss
@@ -161,17 +161,25 @@ def initialise(model: Transformer, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
+        shape = parameter.shape
         if name.endswith(("embed_tokens.weight", "lm_head.weight")):
-            value = torch.randn(parameter.shape, generator=generator) * model.config.embedding_std
+            value = torch.randn(shape, generator=generator) * model.config.embedding_std
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
-            value = torch.zeros(parameter.shape)
+            value = torch.zeros(shape)
         elif name.endswith("_proj.weight"):
-            value = torch.randn(parameter.shape, generator=generator) / math.sqrt(parameter.shape[1])
+            value = torch.randn(shape, generator=generator) / math.sqrt(shape[1])
         elif name.endswith("norm.weight"):
-            value = torch.ones(parameter.shape)
+            value = torch.ones(shape)
         else:  # a parameter nobody initialised is a bug, not a default
             raise KeyError(name)
-        parameter.copy_(value)
+        yield name, value
+
+
+@torch.no_grad()
+def initialise(model: Transformer, seed: int) -> None:
+    """Fill every parameter of a model that is not sharded with its `initial_values`."""
+    for name, value in initial_values(model, seed):
+        model.get_parameter(name).copy_(value)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -331,9 +331,9 @@ def rented_sentence(
     price = round(positive("usd_per_hour", usd_per_hour), 4)
     other = round(other_usd, 2)
     cost = round_usd(rental_usd(hours, price, count) + other)
-    buffer = round(budget_usd - cost, 2)
+    budget = round(budget_usd, 2)
     return CostSentence(
-        hardware_label, hours, cost, round(budget_usd, 2), buffer,
+        hardware_label, hours, cost, budget, round(budget - cost, 2),
         count=count, price_usd_per_hour=price, other_usd=other, stale_days=stale_days,
     )  # fmt: skip
 
@@ -350,9 +350,9 @@ def own_sentence(
     watts = round(watts) if watts >= 100 else significant(watts)
     tariff = round(tariff_usd_per_kwh, 4)
     cost = round_usd(electricity_usd(hours, watts, tariff))
-    buffer = round(budget_usd - cost, 2)
+    budget = round(budget_usd, 2)
     return CostSentence(
-        hardware_label, hours, cost, round(budget_usd, 2), buffer,
+        hardware_label, hours, cost, budget, round(budget - cost, 2),
         watts=watts, tariff_usd_per_kwh=tariff,
     )  # fmt: skip
 

@@ -374,7 +374,8 @@ def _lines(
         hours = Prediction(value, low, high, hours.basis)
         if price is None:
             return hours, _unknown("missing.price", hardware=machine.name)
-        basis = _both("basis.rental", price=money.rate(price.usd_per_hour), date=price.day.isoformat())
+        rate, day = money.rate(price.usd_per_hour), price.day.isoformat()
+        basis = _both("basis.rental", price=rate, date=day)
         return hours, hours.scaled(money.rental_usd(1.0, price.usd_per_hour), basis)
 
     set_up = Prediction(*SETUP_HOURS, _both("basis.set_up"))

@@ -169,21 +169,21 @@ def _make(
 
 def _resume(partial: Path, settings: dict[str, Any], source: sources.Source) -> dict[str, Any]:
     """The last durable progress, or that of a preparation which has not begun."""
-    if not (partial / PROGRESS).is_file():
-        progress = {
-            "format": PROGRESS_FORMAT,
-            "settings": settings,
-            "source": source.facts,
-            "held_out": None,
-            "train": dict(NOTHING),
-            "cursor": None,
-            "sha256": {},
-        }
-        folder.write_json(partial / PROGRESS, progress)
+    if (partial / PROGRESS).is_file():
+        progress = _read_progress(partial, settings)
+        if progress["source"] | {"date": ""} != source.facts | {"date": ""}:
+            raise UserError("data.other_source", path=partial)
         return progress
-    progress = _read_progress(partial, settings)
-    if progress["source"] != source.facts:
-        raise UserError("data.other_source", path=partial)
+    progress = {
+        "format": PROGRESS_FORMAT,
+        "settings": settings,
+        "source": source.facts,
+        "held_out": None,
+        "train": dict(NOTHING),
+        "cursor": None,
+        "sha256": {},
+    }
+    folder.write_json(partial / PROGRESS, progress)
     return progress
 
 
@@ -325,6 +325,7 @@ class _Shards:
 class _Display:
     """What a person sees meanwhile: a bar with its rate, and sentences above it."""
 
+    console: Console
     bar: Progress
     task: TaskID
     in_bytes: bool = False
@@ -332,8 +333,7 @@ class _Display:
     began: float = 0.0
 
     def tell(self, sentence: str) -> None:
-        if not self.bar.disable:
-            self.bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def stage(
         self,
@@ -390,5 +390,7 @@ def _display(quiet: bool) -> Iterator[_Display]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(), disable=quiet) as bar:
-        yield _Display(bar, bar.add_task("", total=None, rate=""))
+    console = Console(quiet=quiet)
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        yield _Display(console, bar, bar.add_task("", total=None, rate=""))

@@ -82,6 +82,16 @@ def hold_gradients(module: nn.Module, hold: bool) -> None:
         module.set_requires_gradient_sync(not hold)
 
 
+def reshard(module: nn.Module) -> None:
+    """Make the registered parameters the sharded ones that the optimizers know.
+
+    After a forward pass without a backward one (an evaluation), FSDP's root still holds whole
+    parameters under the same names.
+    """
+    if hasattr(module, "reshard"):
+        module.reshard()
+
+
 def average(values: Tensor, ranks: Ranks) -> list[float]:
     """`values` (n,) averaged over all ranks, read by the host: the one synchronisation of a step."""
     if ranks.world > 1:

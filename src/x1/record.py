@@ -309,11 +309,29 @@ def status(record: Record) -> tuple[str, dict[str, Any]]:
     if not kinds and not len(record.training):
         return "untouched", said
     if kinds and kinds[-1] == "stop":
-        stop = next(e for e in reversed(record.events) if e["event"] == "stop")
-        return "stopped", said | {"reason": stop.get("reason", "?")}
+        return "stopped", said | {"reason": stop_reason(record)}
     if not kinds and record.steps_done >= record.config.train.steps:
         return "finished", said
     return "interrupted", said
+
+
+def stop_reason(record: Record) -> str:
+    """Why the run was stopped last: by the first to say so since its last start.
+
+    The guard's word comes before that of the trainer it then asks to stop.
+    """
+    reason = "?"
+    for event in reversed(record.events):
+        if event["event"] == "start":
+            break
+        if event["event"] == "stop":
+            reason = why(event)
+    return reason
+
+
+def why(event: dict[str, Any]) -> str:
+    """An event's reason, with the guard's rule where there is one."""
+    return ": ".join(str(event[name]) for name in ("reason", "rule") if name in event) or "?"
 
 
 def wall_seconds(record: Record) -> float:
@@ -485,7 +503,10 @@ def costs(record: Record, spending: Spending) -> Costs | None:
     known = np.isfinite(lines.time_s)
     if not known.any():
         return None
-    step, seconds = lines.step[known], np.nan_to_num(lines.values["seconds"][known])
+    step, seconds = (
+        lines.step[known],
+        np.nan_to_num(lines.values["seconds"][known], posinf=0.0, neginf=0.0),
+    )
     ends = np.maximum.accumulate(lines.time_s[known])
     began = ends[0] - seconds[0]
     by_end = spending.by(np.concatenate([[began], ends]))

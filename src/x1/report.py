@@ -39,7 +39,7 @@ from x1.markup import (
 )
 from x1.record import Record, dig, number
 from x1.report_tables import GRAVE
-from x1.text import language, say
+from x1.text import LANGUAGES, UserError, language, say
 
 WIDE, WIDE_TAIL = (1056, 400), (1056, 320)  # px units of the drawings
 NARROW, NARROW_TAIL, SMALL = (360, 290), (360, 260), (340, 190)
@@ -50,8 +50,11 @@ MARKED = ("spike", "benign", "skip", "rollback", "kill", "stop", "alert")
 def write_report(run: Path, lang: str | None = None) -> Path:
     """Write the page of a run, in `lang` or the reader's language; returns its path.
 
-    Raises UserError if `run` is not a run, OSError if the page cannot be written.
+    Raises UserError for another language or if `run` is not a run, OSError if the page cannot be
+    written.
     """
+    if lang not in (None, *LANGUAGES):
+        raise UserError("text.unknown_language", language=lang, known=", ".join(LANGUAGES))
     path = run / folder.REPORT
     folder.write_atomically(path, page(record.read(run), lang or language()))
     return path
@@ -90,7 +93,7 @@ def say_in(lang: str, key: str, **values: Any) -> str:
 def header(run: Record, word: Word) -> Html:
     """Name, what it is, how it stands, and what is missing from the folder."""
     kind, said = record.status(run)
-    said = {name: count(v) if isinstance(v, int) else v for name, v in said.items()}
+    said = {name: count(v) if isinstance(v, int) else short(v, 80) for name, v in said.items()}
     gaps = [told_of_fault(fault, word) for fault in run.faults]
     return html(
         '<header>\n<p class="kicker">{kicker}</p>\n<h1><bdi>{name}</bdi></h1>\n<p>{what}</p>\n'

@@ -60,7 +60,8 @@ def prediction_section(run: Record, word: Word, lang: str) -> Html:
             verdict = word("inside")
         else:
             verdict = html('<span class="alarm">{text}</span>', text=word("outside"))
-        miss = f"{signed(100 * (result / value - 1), 1)}%" if value else UNKNOWN
+        known = math.isfinite(value) and value != 0
+        miss = f"{signed(100 * (result / value - 1), 1)}%" if known else UNKNOWN
         interval = f"{show(low)} – {show(high)}" if low < high else show(low)
         basis = dig(prediction, "basis")
         basis = dig(basis, lang) if isinstance(basis, dict) else basis
@@ -73,7 +74,7 @@ def prediction_section(run: Record, word: Word, lang: str) -> Html:
         (word("column.interval"), "figure"),
         (word("column.result"), "figure"),
         (word("column.miss"), "figure"),
-        (word("column.verdict"), ""),
+        (word("column.verdict"), "nowrap"),
     ]
     written = word("prediction_text", date=short(run.plan.get("date", UNKNOWN), 40))
     rest = paragraph(word("unanswered", names=", ".join(unanswered)), "note")
@@ -210,7 +211,7 @@ def events_section(run: Record, word: Word) -> Html:
         )
         for kind, event, step in shown
     ]
-    columns = (("step", "figure"), ("event", ""), ("detail", "text"))
+    columns = (("step", "figure"), ("event", "nowrap"), ("detail", "text"))
     head = [(word(f"column.{name}"), kind) for name, kind in columns]
     newest = number(saved[-1].get("step")) if saved else math.nan
     checkpoints = paragraph(word("checkpoints", n=count(len(saved)), step=count(newest)))
@@ -254,7 +255,7 @@ def event_detail(kind: str, event: dict[str, Any], word: Word) -> str:
         "from_step": event.get("from_step", UNKNOWN),
         "to_step": event.get("to_step", UNKNOWN),
         "batches": spans(event.get("skipped")),
-        "reason": event.get("reason", event.get("guard", UNKNOWN)),
+        "reason": record.why(event),
         "path": event.get("path", UNKNOWN),
         "kind": event.get("kind", event.get("kinds", UNKNOWN)),
         "channel": channel,
@@ -339,7 +340,7 @@ def reproduce_section(run: Record, word: Word, lang: str) -> Html:
 def configuration_section(run: Record, word: Word) -> Html:
     """Versions, hardware and the whole of config.toml."""
     rows = list(flattened({k: v for k, v in run.manifest.items() if k != "format"}))[:MOST_ROWS]
-    head = [(word("column.field"), "text"), (word("column.value"), "text")]
+    head = [(word("column.field"), "nowrap"), (word("column.value"), "text")]
     return section(
         "configuration",
         word("configuration"),

@@ -129,15 +129,22 @@ def read_price(config: RunConfig) -> Price:
     """
     machine, asked = money.hardware(config.money.hardware), config.money
     if machine.own:
-        watts, stated = asked.watts or machine.watts, "stated" if asked.watts else "assumed"
+        watts = asked.watts or machine.watts
         usd_per_hour = money.electricity_usd(1.0, watts, asked.tariff_usd_per_kwh)
-        source = f"{watts:g} W {stated}, not measured; {asked.tariff_usd_per_kwh:g} USD/kWh"
-        return Price(round(usd_per_hour, 9), source, asked.price_date)
+        return Price(round(usd_per_hour, 9), electricity(config, "en"), asked.price_date)
     offer = money.configured_price(config)
     if offer is None:
         raise UserError("supervise.no_price", hardware=machine.name)
     source = offer.source or offer.provider or offer.kind
     return Price(offer.usd_per_hour, source, offer.day.isoformat())
+
+
+def electricity(config: RunConfig, lang: str | None = None) -> str:
+    """Where the price of one's own machine comes from, in words."""
+    watts = config.money.watts or money.hardware(config.money.hardware).watts
+    key = "stated" if config.money.watts else "assumed"
+    tariff = config.money.tariff_usd_per_kwh
+    return say(f"supervise.watts_{key}", lang, watts=f"{watts:g}", tariff=f"{tariff:g}")
 
 
 def open_meter(run: Path, config: RunConfig, at: Instant) -> Meter:
@@ -451,7 +458,7 @@ def raise_alert(meter: Meter, state: GuardState) -> None:
 def report_end(meter: Meter, returncode: int, rule: str | None, signals: Signals) -> None:
     """How it ended, how to go on, and what it has cost."""
     again = shlex.join(["x1", "train", "--out", str(meter.run)])
-    if rule:
+    if rule and returncode:
         tell("supervise.guarded", why=say(f"guard.{rule}"), again=again)
     elif returncode < 0 and signals.asked:
         tell("supervise.interrupted", again=again)
@@ -461,7 +468,9 @@ def report_end(meter: Meter, returncode: int, rule: str | None, signals: Signals
         tell("supervise.unmetered", path=meter.run / folder.LEDGER)
         return
     book = meter.ledger
-    tell("supervise.spent", spent=money.usd(float(book.spent_usd)), source=book.price.source,
+    own = money.hardware(meter.config.money.hardware).own
+    source = electricity(meter.config) if own else book.price.source
+    tell("supervise.spent", spent=money.usd(float(book.spent_usd)), source=source,
          ceiling=money.usd(book.ceiling_usd), path=meter.run / folder.LEDGER)  # fmt: skip
 
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from x1 import checkpoint, data, evaluate, folder, hardware, stability
 from x1.config import RunConfig
-from x1.model import Transformer, initialise
+from x1.model import Transformer, initial_values, initialise
 from x1.optim import build_optimizers, learning_rate
-from x1.ranks import Ranks, average, from_first, hold_gradients, joined, spread_over
+from x1.ranks import Ranks, average, from_first, hold_gradients, joined, reshard, spread_over
 from x1.stability import Detector
 from x1.text import UserError, say
 
@@ -297,6 +297,7 @@ def save_reason(config: RunConfig, step: int, clock_due: bool, stopping: bool) -
 
 def save(job: Job, at: Position, reason: str) -> None:
     """A checkpoint of this position; older ones that are no longer needed go."""
+    reshard(job.network)
     weights = checkpoint.model_tensors(job.model)  # collective: every rank takes part
     moments = checkpoint.optimizer_tensors(job.model, job.optimizers)
     if not job.ranks.first:
@@ -313,9 +314,10 @@ def save(job: Job, at: Position, reason: str) -> None:
     folder.record_event(
         job.run, "checkpoint", step=at.step, attempt=at.attempt, path=path.name, reason=reason
     )
-    config = job.config.checkpoint
-    keep = {*config.milestones, good_step(job.config, at.step)}
-    checkpoint.prune(job.run, config.keep, keep)
+    rules = job.config.checkpoint
+    # The newest good checkpoint, and those after it that have yet to prove themselves.
+    of_use = range(good_step(job.config, at.step), at.step, rules.every_steps)
+    checkpoint.prune(job.run, rules.keep, {*rules.milestones, *of_use})
 
 
 def good_step(config: RunConfig, step: int) -> int:
@@ -324,7 +326,8 @@ def good_step(config: RunConfig, step: int) -> int:
     Only regular checkpoints count: one made by the clock would let timing decide where a
     roll-back lands, and a replayed run could not land there again.
     """
-    return max(0, step - config.stability.window) // config.checkpoint.every_steps * config.checkpoint.every_steps
+    every = config.checkpoint.every_steps
+    return max(0, step - config.stability.window) // every * every
 
 
 def start_attempt(run: Path) -> None:
@@ -367,11 +370,12 @@ def restore(job: Job) -> Position:
         },
         job.ranks,
     )
+    reshard(job.network)
     if state["step"]:
         checkpoint.restore(job.run, state["step"], job.model, job.optimizers)
     else:
         checkpoint.forget(job.optimizers)
-        initialise(job.model, job.config.train.seed)
+        checkpoint.set_weights(job.model, initial_values(job.model, job.config.train.seed))
     return Position(
         state["step"],
         state["attempt"],
