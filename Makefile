@@ -6,14 +6,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help rehearsal test lab site site-serve labs-full stale clean
+.PHONY: help rehearsal test lab site site-serve clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make rehearsal   the whole capstone in miniature: CPU, about three minutes"
 	@echo "make test        every check there is"
 	@echo "make lab         JupyterLab with the kernel X1"
-	@echo "make site        build the site into site/"
+	@echo "make site        build the site into site/; make site-serve: read it at localhost:8000"
 	@echo "make clean       remove what was built (runs/, data/ and work/ are yours and stay)"
 
 .make/venv: constraints.txt
@@ -47,6 +47,12 @@ test: .make/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile
+
+site: .make/dev
+	$(BIN)/mkdocs build --strict
+
+site-serve: .make/dev
+	$(BIN)/mkdocs serve
 
 clean:
 	rm -rf .venv .make site .mypy_cache .ruff_cache .pytest_cache

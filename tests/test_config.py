@@ -68,7 +68,7 @@ def test_later_sources_win_and_unset_fields_keep_the_preset(tmp_path):
 def test_a_bad_file_is_one_sentence(tmp_path, content):
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
-    with pytest.raises(UserError, match="bad.toml"):
+    with pytest.raises(UserError, match=r"bad\.toml"):
         config.build("rehearsal", file)
 
 

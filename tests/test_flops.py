@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from x1 import flops, hardware
-from x1.config import PRESETS, ModelConfig, RunConfig, build, validate
+from x1 import flops
+from x1.config import ModelConfig, RunConfig, build, validate
 from x1.model import Transformer, count_parameters, initialise
 from x1.optim import build_optimizers
 from x1.text import UserError

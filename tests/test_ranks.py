@@ -20,7 +20,12 @@ def worst(one, other):
 
 @pytest.mark.parametrize(
     ("optimizer", "parallel", "tolerance"),
-    [("adamw", "ddp", 1e-5), ("adamw", "fsdp", 1e-5), ("muon", "ddp", 5e-3), ("muon", "fsdp", 5e-3)],
+    [
+        ("adamw", "ddp", 1e-5),
+        ("adamw", "fsdp", 1e-5),
+        ("muon", "ddp", 5e-3),
+        ("muon", "fsdp", 5e-3),
+    ],
 )
 def test_two_ranks_train_like_one(make_run, trainer, optimizer, parallel, tolerance):
     settings = ("train.steps=100", f"optim.name={optimizer}", "train.micro_batch=2")

@@ -184,7 +184,7 @@ def test_a_second_start_on_a_training_run_is_refused(make_run, trainer):
 def test_the_newest_good_checkpoint_and_the_milestones_stay(make_run, trainer):
     run = make_run("run", "train.steps=70", "checkpoint.keep=1", "checkpoint.milestones=[7]")
     finish(trainer(run))
-    # 70 - window 16 = 54: the checkpoint of step 50 is the newest good one, that of 60 may become it.
+    # 70 - window 16 = 54: the checkpoint of step 50 is good; that of 60 may yet be.
     assert checkpoint.steps(run) == [7, 50, 60, 70]
 
 

@@ -4,7 +4,7 @@
 
     model.safetensors      every parameter, fp32, whole (gathered when the run is sharded)
     optimizer.safetensors  every optimizer tensor, "PARAMETER|FIELD"
-    state.json             step, skip list, detector history, RNG, a SHA-256 of each file and its own
+    state.json             step, skip list, detector history, RNG, SHA-256 of each file and its own
 
 The folder is written aside, synced and renamed, so it is there whole or not at all. Reading
 checks every byte before anything is loaded; a damaged one is reported and the one before used.
@@ -70,7 +70,8 @@ def optimizer_tensors(model: nn.Module, optimizers: list[Optimizer]) -> dict[str
 def restore(run: Path, step: int, model: nn.Module, optimizers: list[Optimizer]) -> None:
     """Put checkpoint `step` into a model, its optimizers (sharded or not) and torch's RNG.
 
-    Without optimizers, only the weights are read. Raises UserError if its checksums do not hold: a damaged state is never loaded.
+    Without optimizers, only the weights are read. Raises UserError if its checksums do not hold:
+    a damaged state is never loaded.
     """
     found = read(path_of(run, step))
     if found is None:
@@ -106,7 +107,9 @@ def forget(optimizers: list[Optimizer]) -> None:
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
     if isinstance(parameter, DTensor):
-        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+        return distribute_tensor(
+            tensor.to(parameter.device), parameter.device_mesh, parameter.placements
+        )
     return tensor.to(parameter.device)
 
 

@@ -31,7 +31,9 @@ def build_app() -> typer.Typer:
     )
 
     def verb(name: str, panel: str, command: Any) -> None:
-        app.command(name, help=say(f"cli.{name}"), rich_help_panel=say(f"cli.panel_{panel}"))(command)
+        app.command(name, help=say(f"cli.{name}"), rich_help_panel=say(f"cli.panel_{panel}"))(
+            command
+        )
 
     @app.callback()
     def common(

@@ -43,8 +43,12 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.d_model % self.n_heads or self.head_dim % 2:
-            nearest = max(2 * self.n_heads, round(self.d_model / (2 * self.n_heads)) * 2 * self.n_heads)
-            raise ValueError(say("config.d_model", d_model=self.d_model, n_heads=self.n_heads, nearest=nearest))
+            nearest = max(
+                2 * self.n_heads, round(self.d_model / (2 * self.n_heads)) * 2 * self.n_heads
+            )
+            raise ValueError(
+                say("config.d_model", d_model=self.d_model, n_heads=self.n_heads, nearest=nearest)
+            )
         return self
 
 
@@ -75,7 +79,9 @@ class DataConfig(_Section):
     subset: str = Field("", description="the dataset's configuration, such as sample-10BT")
     column: str = Field("text", description="the dataset's text column")
     corpus_setting: Literal["rehearsal", "scaling"] = "rehearsal"
-    train_tokens: int = Field(0, ge=0, description="tokens to prepare; 0: all there is (text) or the run's own (verbs)")
+    train_tokens: int = Field(
+        0, ge=0, description="tokens to prepare; 0: all there is (text) or the run's own (verbs)"
+    )
     held_out_fraction: float = Field(0.1, gt=0, lt=1, description="source = text: the last part")
     held_out_documents: int = Field(500, ge=1, description="verbs and datasets: documents kept out")
     tokenizer: Literal["bpe", "bytes"] = "bpe"
@@ -86,8 +92,12 @@ class TrainConfig(_Section):
     """The loop: how much, in which precision, on what."""
 
     steps: int = Field(1000, ge=1)
-    batch_sequences: int = Field(32, ge=1, description="sequences per optimizer step, over all ranks")
-    micro_batch: int | Literal["auto"] = Field("auto", description="sequences per forward pass and rank")
+    batch_sequences: int = Field(
+        32, ge=1, description="sequences per optimizer step, over all ranks"
+    )
+    micro_batch: int | Literal["auto"] = Field(
+        "auto", description="sequences per forward pass and rank"
+    )
     seed: int = Field(0, ge=0)
     dtype: Literal["fp32", "bf16"] = Field("fp32", description="of activations; weights stay fp32")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -108,7 +118,9 @@ class TrainConfig(_Section):
 class CheckpointConfig(_Section):
     every_steps: int = Field(250, ge=1)
     every_minutes: float = Field(10.0, gt=0)
-    keep: int = Field(2, ge=1, description="newest checkpoints kept; good one and milestones besides")
+    keep: int = Field(
+        2, ge=1, description="newest checkpoints kept; good one and milestones besides"
+    )
     milestones: tuple[int, ...] = Field((), description="steps whose checkpoints are never pruned")
 
 
@@ -128,7 +140,9 @@ class StabilityConfig(_Section):
     """What counts as a spike, and what is done about one."""
 
     policy: Literal["rollback", "skip", "off"] = "rollback"
-    window: int = Field(50, ge=16, description="steps of trend, and of quiet that make a checkpoint good")
+    window: int = Field(
+        50, ge=16, description="steps of trend, and of quiet that make a checkpoint good"
+    )
     threshold: float = Field(8.0, gt=0, description="robust standard deviations above the trend")
     max_rollbacks: int = Field(3, ge=0)
     inject: tuple[str, ...] = Field((), description='point triggers, "kind@data_index"')
@@ -137,7 +151,9 @@ class StabilityConfig(_Section):
 class MoneyConfig(_Section):
     """Prices and limits. Every amount is in US dollars."""
 
-    hardware: str = Field("own-cpu", description="a name from the hardware table (`x1 plan --help`)")
+    hardware: str = Field(
+        "own-cpu", description="a name from the hardware table (`x1 plan --help`)"
+    )
     price_usd_per_hour: float | None = Field(None, gt=0, description="None: the price table's")
     price_date: str = Field("", description="ISO date of a typed price")
     watts: float | None = Field(None, gt=0, description="own machine: measured or stated draw")
@@ -145,7 +161,8 @@ class MoneyConfig(_Section):
     lab_budget_usd: float = Field(35.0, gt=0)
     ceiling_usd: float = Field(50.0, gt=0)
     on_alert: Literal["ask", "stop", "continue"] = Field(
-        "ask", description="projection above the alert line; ask stops when nobody is at the terminal"
+        "ask",
+        description="projection above the alert line; ask stops when nobody is at the terminal",
     )
 
 
@@ -197,13 +214,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The whole capstone in miniature: CPU, generated corpus, about three minutes.
     "rehearsal": {
         "model": {"vocab_size": 1024, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 384, "context": 128},
-        "optim": {"lr": 6e-3, "warmup_steps": 50},
+        "optim": {"lr": 6e-3, "warmup_steps": 30},
         "data": {"source": "verbs", "corpus_setting": "rehearsal"},
-        "train": {"steps": 300, "batch_sequences": 32},
-        "checkpoint": {"every_steps": 50, "every_minutes": 5.0},
-        "evaluate": {"every_steps": 50, "tokens": 16_384},
-        "sample": {"prompts": ("yo", "nosotros"), "milestones": (0, 100, 300), "max_tokens": 48},
-        "stability": {"window": 32, "inject": ("lr-x100@130",)},
+        "train": {"steps": 240, "batch_sequences": 32},
+        "checkpoint": {"every_steps": 40, "every_minutes": 5.0},
+        "evaluate": {"every_steps": 40, "tokens": 16_384},
+        "sample": {"prompts": ("yo", "nosotros"), "milestones": (0, 80, 240), "max_tokens": 48},
+        "stability": {"window": 24, "inject": ("lr-x100@105",)},
     },
     # Tiny Shakespeare as bytes, 1.536M training tokens: the public reference point.
     "shakespeare-bytes": {
@@ -270,7 +287,7 @@ def build(
     settings: tuple[str, ...] = (),
     **sections: dict[str, Any],
 ) -> RunConfig:
-    """A configuration from a preset, then a TOML file, then `sections`, then "field=value" settings.
+    """A configuration from a preset, then a TOML file, then `sections`, then "field=value"s.
 
     Raises UserError naming the field, its value, and the nearest valid one.
     """
@@ -345,7 +362,9 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
         if isinstance(value, dict):
             section = into.setdefault(key, {})
             if not isinstance(section, dict):
-                raise UserError("config.unknown_field", field=key, nearest=nearest(key, field_names()))
+                raise UserError(
+                    "config.unknown_field", field=key, nearest=nearest(key, field_names())
+                )
             section.update(value)
         else:
             into[key] = value
@@ -367,22 +386,41 @@ def _parse_setting(setting: str) -> dict[str, Any]:
 
 def _as_user_error(fault: ValidationError) -> UserError:
     first = fault.errors()[0]
-    path = [str(part) for part in first["loc"] if str(part) in _known_parts() or len(first["loc"]) <= 2]
+    path = [
+        str(part) for part in first["loc"] if str(part) in _known_parts() or len(first["loc"]) <= 2
+    ]
     field, value = ".".join(path), first["input"]
     context = first.get("ctx", {})
     if first["type"] == "extra_forbidden":
         return UserError("config.unknown_field", field=field, nearest=nearest(field, field_names()))
     if first["type"] == "literal_error":
-        choices = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        choices = [
+            word.strip("' ") for word in str(context["expected"]).replace(" or ", ", ").split(", ")
+        ]
         return UserError(
-            "config.choice", field=field, value=value, choices=", ".join(choices), nearest=nearest(str(value), choices)
+            "config.choice",
+            field=field,
+            value=value,
+            choices=", ".join(choices),
+            nearest=nearest(str(value), choices),
         )
     bounds = [context[name] for name in ("ge", "gt", "le", "lt") if name in context]
     if bounds:
-        return UserError("config.bound", field=field, value=value, rule=first["type"].replace("_", " "), bound=bounds[0])
+        return UserError(
+            "config.bound",
+            field=field,
+            value=value,
+            rule=first["type"].replace("_", " "),
+            bound=bounds[0],
+        )
     if first["type"] == "value_error":
         return UserError("config.impossible", field=field, reason=context["error"])
-    return UserError("config.type", field=field, value=value, expected=first["type"].removesuffix("_type").removesuffix("_parsing"))
+    return UserError(
+        "config.type",
+        field=field,
+        value=value,
+        expected=first["type"].removesuffix("_type").removesuffix("_parsing"),
+    )
 
 
 def _known_parts() -> set[str]:

@@ -92,7 +92,11 @@ def held_out_losses(
 
 
 def held_out_loss(
-    network: nn.Module, dataset: data.Data, config: RunConfig, device: torch.device, max_tokens: int = 0
+    network: nn.Module,
+    dataset: data.Data,
+    config: RunConfig,
+    device: torch.device,
+    max_tokens: int = 0,
 ) -> Score:
     """Mean loss over `max_tokens` held-out tokens (default: evaluate.tokens)."""
     nats, tokens = 0.0, 0
@@ -152,7 +156,9 @@ def load(run: Path, step: int | None = None) -> tuple[Transformer, RunConfig, in
     """The model of a run's newest sound checkpoint, or of the one at `step`."""
     config = folder.open_run(run)
     found = (
-        checkpoint.newest(run)[0] if step is None else checkpoint.read(checkpoint.path_of(run, step))
+        checkpoint.newest(run)[0]
+        if step is None
+        else checkpoint.read(checkpoint.path_of(run, step))
     )
     if found is None:
         raise UserError("evaluate.no_checkpoint", path=run)
@@ -221,10 +227,11 @@ def describe(result: dict[str, Any]) -> str:
         return text
     return f"{text}\n" + say(
         "evaluate.floor",
-        floor=floor["nats_per_token"],
-        excess=floor["loss_nats_per_token"] / floor["nats_per_token"] - 1,
+        entropy=floor["nats_per_token"],
+        floor=floor["these_documents_nats_per_token"],
+        excess=floor["loss_nats_per_token"] / floor["these_documents_nats_per_token"] - 1,
         english=floor["english"]["loss_nats_per_token"],
-        english_floor=floor["english"]["nats_per_token"],
+        english_floor=floor["english"]["these_documents_nats_per_token"],
     )
 
 

@@ -205,7 +205,9 @@ def locked(run: Path, name: str = "train") -> Iterator[None]:
             file.seek(0)
             raise UserError("folder.locked", path=run, holder=file.read().strip()) from None
         file.truncate(0)
-        file.write(f"pid {os.getpid()}, {socket.gethostname()}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.write(
+            f"pid {os.getpid()}, {socket.gethostname()}, {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        )
         file.flush()
         try:
             yield

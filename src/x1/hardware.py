@@ -121,7 +121,7 @@ def cpu_name() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, "+changes" behind it when files differ; None outside git."""
+    """The commit of the code that runs, "+changes" behind it if files differ; None outside git."""
     where = Path(__file__).parent
     try:
         commit = _git(where, "rev-parse", "HEAD")
@@ -142,7 +142,11 @@ def out_of_memory(run: Path) -> str:
     used = config.train.micro_batch
     if used == "auto":
         manifest = run / folder.MANIFEST
-        used = folder.read_json(manifest)["micro_batch"] if manifest.exists() else config.train.batch_sequences
+        used = (
+            folder.read_json(manifest)["micro_batch"]
+            if manifest.exists()
+            else config.train.batch_sequences
+        )
     if used > 1:
         return say("train.out_of_memory", micro_batch=used, lower=used // 2)
     return say("train.out_of_memory_at_one", context=config.model.context)

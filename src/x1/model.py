@@ -140,7 +140,7 @@ class Transformer(nn.Module):
         x = self.norm(x)
         if self.lm_head is None:
             return F.linear(x, self.embed_tokens.weight.to(x.dtype))
-        return self.lm_head(x)  # type: ignore[no-any-return]
+        return self.lm_head(x)
 
 
 def rotary_table(context: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -71,14 +71,15 @@ def spread_over(ranks: Ranks, model: Transformer, parallel: str) -> nn.Module:
         return DistributedDataParallel(model)
     for block in model.layers:
         fully_shard(block)
-    return fully_shard(model)  # parameters become DTensors in place, under the same names
+    fully_shard(model)  # parameters become DTensors in place, under the same names
+    return model
 
 
 def hold_gradients(module: nn.Module, hold: bool) -> None:
     """Whether the next backward keeps its gradients to this rank (all but the last micro-batch)."""
     if isinstance(module, DistributedDataParallel):
         module.require_backward_grad_sync = not hold
-    elif hasattr(module, "set_requires_gradient_sync"):
+    elif isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(not hold)
 
 
@@ -88,12 +89,12 @@ def reshard(module: nn.Module) -> None:
     After a forward pass without a backward one (an evaluation), FSDP's root still holds whole
     parameters under the same names.
     """
-    if hasattr(module, "reshard"):
+    if isinstance(module, FSDPModule):
         module.reshard()
 
 
 def average(values: Tensor, ranks: Ranks) -> list[float]:
-    """`values` (n,) averaged over all ranks, read by the host: the one synchronisation of a step."""
+    """`values` (n,) averaged over all ranks and read by the host: a step's one synchronisation."""
     if ranks.world > 1:
         dist.all_reduce(values)
         values = values / ranks.world
@@ -107,7 +108,9 @@ def from_first(value: Any, ranks: Ranks) -> Any:
     encoded = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     size = torch.tensor([len(encoded)], device=ranks.device)
     dist.broadcast(size, 0)
-    content = encoded.to(ranks.device) if ranks.first else torch.empty(int(size), dtype=torch.uint8, device=ranks.device)
+    content = torch.empty(int(size), dtype=torch.uint8, device=ranks.device)
+    if ranks.first:
+        content.copy_(encoded)
     dist.broadcast(content, 0)
     return json.loads(bytes(content.cpu().tolist()))
 

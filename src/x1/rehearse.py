@@ -75,7 +75,9 @@ def rehearse(run: Path) -> int:
         artefact_claim(run, artefact),
     ]
     show(claims)
-    console.print(say("rehearse.done", minutes=(time.monotonic() - began) / 60, page=page, data=prepared))
+    console.print(
+        say("rehearse.done", minutes=(time.monotonic() - began) / 60, page=page, data=prepared)
+    )
     console.print(how_to_go_on())
     return 0 if all(claim.holds for claim in claims) else FAILED
 
@@ -151,12 +153,17 @@ def resume_claim(run: Path, killed: bool) -> Claim:
 
 
 def learnt_claims(run: Path, scores: dict[str, Any]) -> list[Claim]:
-    """The three conditions under which the rehearsal's model has learnt its corpus."""
+    """The three conditions under which the rehearsal's model has learnt its corpus.
+
+    The floor is taken as -log p of the very documents that are scored: its mean is the entropy,
+    and it moves with their luck as the loss does.
+    """
     proof = run / folder.EVALUATION
     loss, unigram = scores["held_out"]["loss_nats_per_token"], scores["unigram_nats_per_token"]
-    floor, english = scores["floor"]["nats_per_token"], scores["floor"]["english"]
+    floor = scores["floor"]["these_documents_nats_per_token"]
+    english = scores["floor"]["english"]
     excess = loss - floor
-    gap = english["loss_nats_per_token"] - english["nats_per_token"]
+    gap = english["loss_nats_per_token"] - english["these_documents_nats_per_token"]
     of_unigram = excess / (unigram - floor)
     return [
         Claim(
@@ -207,6 +214,6 @@ def show(claims: list[Claim]) -> None:
 
 
 def how_to_go_on() -> str:
-    """What to type next: the first lab where the course is at hand, a run on real text elsewhere."""
+    """What to type next: the first lab where there is one, a run on real text elsewhere."""
     key = "rehearse.next_lab" if any(Path("labs").glob("00-*")) else "rehearse.next_train"
     return say(key)

@@ -13,6 +13,7 @@ resumed notices, judges and decides exactly as one that was not.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -72,7 +73,12 @@ class Detector:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Detector":
-        return cls(**(state | {"quiet_loss": math.nan if state["quiet_loss"] is None else state["quiet_loss"]}))
+        return cls(
+            **(
+                state
+                | {"quiet_loss": math.nan if state["quiet_loss"] is None else state["quiet_loss"]}
+            )
+        )
 
 
 def spread(history: list[float]) -> float:
@@ -81,7 +87,7 @@ def spread(history: list[float]) -> float:
     Differencing removes the trend: for independent noise of deviation s around a slow curve,
     successive differences have deviation s * sqrt(2).
     """
-    differences = [b - a for a, b in zip(history, history[1:], strict=False)]
+    differences = [b - a for a, b in pairwise(history)]
     centre = median(differences)
     mad = median(abs(d - centre) for d in differences)
     return max(MAD_TO_STD * mad / math.sqrt(2), 1e-3 * (1 + abs(history[-1])))
@@ -109,12 +115,17 @@ INJECTIONS = {
 
 
 def parse_injections(texts: Iterable[str], last_index: int) -> list[Injection]:
-    """Injections from "kind@data_index". Raises UserError for an unknown kind or a place beyond the run."""
+    """Injections from "kind@data_index".
+
+    Raises UserError for an unknown kind or a batch beyond the run.
+    """
     injections = []
     for text in texts:
         kind, _, index = text.partition("@")
         if kind not in INJECTIONS:
-            raise UserError("stability.unknown_injection", text=text, nearest=nearest(kind, list(INJECTIONS)))
+            raise UserError(
+                "stability.unknown_injection", text=text, nearest=nearest(kind, list(INJECTIONS))
+            )
         if not index.isdigit() or int(index) > last_index:
             raise UserError("stability.injection_index", text=text, last=last_index)
         injections.append(Injection(kind, int(index)))

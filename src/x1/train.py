@@ -84,6 +84,8 @@ def train(run: Path) -> int:
         micro_batch = hardware.micro_batch(run, config, network, ranks)
         job = Job(run, config, dataset, ranks, model, network, optimizers, micro_batch)
         if ranks.first:
+            if not (run / folder.MANIFEST).exists():
+                data.verify(data.path_of(config))
             hardware.write_manifest(job)
             start_attempt(run)
         stop = StopSignal()
@@ -126,13 +128,12 @@ def loop(job: Job, at: Position, stop: "StopSignal") -> str:
             stability.tamper_gradient(faults, job.model)
             norm_tensor = clip_gradients(job.model, config.optim.clip)
             save_due = time.monotonic() - saved_at > 60 * config.checkpoint.every_minutes
-            loss, norm, stopping, save_due = agree(job, loss_tensor, norm_tensor, stop.asked, save_due)
+            flags = stop.asked, save_due
+            loss, norm, stopping, save_due = agree(job, loss_tensor, norm_tensor, *flags)
 
             verdict = judge(job, at, loss, norm)
-            if faults and first:
-                folder.record_event(job.run, "inject", kinds=sorted(faults), data_index=index, step=at.step)
-            if verdict.event and first:
-                folder.record_event(job.run, "spike", step=at.step, data_index=index, **verdict.event)
+            if first:
+                record(job, at, faults, verdict)
             if verdict.action != "go":  # nothing of this step reaches weights, moments or counters
                 discard_gradients(job.optimizers)
                 if verdict.action == "skip":
@@ -226,6 +227,15 @@ def judge(job: Job, at: Position, loss: float, norm: float) -> stability.Verdict
     return stability.judge(
         at.detector, job.config.stability, at.data_index, loss, norm, at.skipped, probe_loss
     )
+
+
+def record(job: Job, at: Position, faults: set[str], verdict: stability.Verdict) -> None:
+    """Put on record what was planted at this step and what was noticed."""
+    where = {"step": at.step, "data_index": at.data_index}
+    if faults:
+        folder.record_event(job.run, "inject", **where, kinds=sorted(faults))
+    if verdict.event:
+        folder.record_event(job.run, "spike", **where, **verdict.event)
 
 
 def update(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
@@ -345,7 +355,7 @@ def start_attempt(run: Path) -> None:
     folder.record_event(run, "start", attempt=attempt, step=step, pid=os.getpid())
 
 
-def valid_after(run: Path) -> Any:
+def valid_after(run: Path) -> Callable[[checkpoint.Checkpoint], bool]:
     """A test for checkpoints: not one from a stretch that a roll-back has undone."""
     undone = [(e["attempt"], e["to_step"]) for e in folder.events(run, "rollback")]
     return lambda c: all(c.state["attempt"] >= a or c.step <= to_step for a, to_step in undone)
@@ -407,7 +417,9 @@ def roll_back(job: Job, at: Position, reason: str) -> str:
         return "gave-up"
     if job.ranks.first:
         target = good_step(job.config, at.step)
-        sound = checkpoint.newest(job.run, lambda c: valid_after(job.run)(c) and c.step <= target)[0]
+        sound = checkpoint.newest(job.run, lambda c: valid_after(job.run)(c) and c.step <= target)[
+            0
+        ]
         to_step = sound.step if sound else 0
         # The last quiet batch is among them: its loss was measured before its update did harm.
         first_bad = max(0, at.detector.quiet_index)
@@ -441,17 +453,25 @@ def finished(job: Job, at: Position) -> str:
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM, remembered: training ends after this step, with a checkpoint."""
+    """Ctrl-C and SIGTERM, remembered: training ends after this step, with a checkpoint.
+
+    So it does when the parent process is gone: nobody would be counting the dollars.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
         self.name = ""
+        self.parent = os.getppid()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: Any) -> None:
-        self.asked = True
         self.name = signal.Signals(number).name.lower()
+
+    @property
+    def asked(self) -> bool:
+        if os.getppid() != self.parent:
+            self.name = self.name or "orphaned"
+        return bool(self.name)
 
 
 @contextmanager
@@ -465,9 +485,7 @@ def progress_bar(job: Job, at: Position) -> Iterator[Callable[[int, float], None
         TimeRemainingColumn(),
     )
     with Progress(*columns, disable=not job.ranks.first) as bar:
-        task = bar.add_task(
-            "", total=job.config.train.steps, completed=at.step, loss="", speed=""
-        )
+        task = bar.add_task("", total=job.config.train.steps, completed=at.step, loss="", speed="")
         began, from_step = time.monotonic(), at.step
 
         def advance(step: int, loss: float) -> None:
