@@ -11,8 +11,10 @@ checks every byte before anything is loaded; a damaged one is reported and the o
 """
 
 import base64
+import errno
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -70,18 +72,23 @@ def optimizer_tensors(model: nn.Module, optimizers: list[Optimizer]) -> dict[str
 def restore(run: Path, step: int, model: nn.Module, optimizers: list[Optimizer]) -> None:
     """Put checkpoint `step` into a model, its optimizers (sharded or not) and torch's RNG.
 
-    Without optimizers, only the weights are read. Raises UserError if its checksums do not hold:
-    a damaged state is never loaded.
+    Without optimizers, only the weights are read. Raises UserError if its checksums do not hold or
+    a file is of another kind: a damaged state is never loaded.
     """
     found = read(path_of(run, step))
     if found is None:
         raise UserError("train.damaged", path=path_of(run, step))
-    set_weights(model, load_file(found.path / MODEL).items())
+    try:
+        weights = load_file(found.path / MODEL)
+        moments = load_file(found.path / OPTIMIZER) if optimizers else {}
+    except SafetensorError:
+        raise UserError("train.damaged", path=found.path) from None
+    set_weights(model, weights.items())
     if not optimizers:
         return
     owner = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
     forget(optimizers)
-    for key, value in load_file(found.path / OPTIMIZER).items():
+    for key, value in moments.items():
         name, field = key.split("|")
         parameter = model.get_parameter(name)
         # AdamW counts its steps in a scalar per parameter; all else has the parameter's shape.
@@ -129,8 +136,8 @@ def write(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        save_file(weights, aside / MODEL, {"format": "pt"})
-        save_file(moments, aside / OPTIMIZER)
+        save_tensors(weights, aside / MODEL, {"format": "pt"})
+        save_tensors(moments, aside / OPTIMIZER)
         state = {
             "format": FORMAT,
             "step": step,
@@ -142,14 +149,22 @@ def write(
         for name in (MODEL, OPTIMIZER):
             folder.sync(aside / name)
         folder.sync(aside)
-        if final.exists():  # the same step saved by an earlier attempt
-            final.rename(aside.with_suffix(".old"))
-        aside.rename(final)
-        folder.sync(final.parent)
+        folder.replace_folder(aside, final)  # there may be one: the same step, an earlier attempt
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(aside.with_suffix(".old"), ignore_errors=True)
     return final
+
+
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file. Raises OSError where the library has its own kind (a full disk)."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as fault:
+        number = re.search(r"os error (\d+)", str(fault))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, str(fault), str(path)) from None
 
 
 def read(path: Path) -> Checkpoint | None:
@@ -174,7 +189,8 @@ def path_of(run: Path, step: int) -> Path:
 
 def steps(run: Path) -> list[int]:
     """Steps of the checkpoint folders there are, oldest first, sound or not."""
-    return sorted(int(p.name[5:]) for p in (run / folder.CHECKPOINTS).glob("step-*") if p.is_dir())
+    folders = (run / folder.CHECKPOINTS).glob("step-*")
+    return sorted(int(p.name[5:]) for p in folders if p.is_dir() and p.name[5:].isdecimal())
 
 
 def newest(

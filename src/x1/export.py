@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from x1 import checkpoint, data, evaluate, folder
 from x1.config import ModelConfig
 
@@ -35,7 +33,7 @@ def export(run: Path, step: int | None = None) -> Path:
         plan = folder.plan_digest(run)
         if plan:
             metadata["x1_plan_sha256"] = plan
-        save_file(weights, aside / "model.safetensors", metadata)
+        checkpoint.save_tensors(weights, aside / "model.safetensors", metadata)
         files = {
             "config.json": transformers_config(config.model, dataset.end_of_document),
             "generation_config.json": {"eos_token_id": dataset.end_of_document},
@@ -46,12 +44,9 @@ def export(run: Path, step: int | None = None) -> Path:
         shutil.copyfile(data.path_of(config) / "tokenizer.json", aside / "tokenizer.json")
         for path in (*aside.iterdir(), aside):
             folder.sync(path)
-        if final.exists():
-            final.rename(run / f".{folder.MODEL}.old")
-        aside.rename(final)
+        folder.replace_folder(aside, final)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(run / f".{folder.MODEL}.old", ignore_errors=True)
     return final
 
 

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -50,6 +51,26 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         aside.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def replace_folder(aside: Path, final: Path) -> None:
+    """Rename a finished folder to `final`; one that is there already goes only after that.
+
+    Raises OSError with the old one back in its place. A kill between the two renames leaves it as
+    `.NAME.old`, beside the new one.
+    """
+    old = final.with_name(f".{final.name}.old")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    try:
+        aside.rename(final)
+    except OSError:
+        if old.exists():
+            old.rename(final)
+        raise
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -209,7 +209,7 @@ def show(claims: list[Claim]) -> None:
         table.add_column(heading, overflow="fold")
     for claim in claims:
         mark = "[green]✓[/green]" if claim.holds else "[red]✗[/red]"
-        table.add_row(mark, claim.text, str(claim.proof))
+        table.add_row(mark, claim.text, claim.proof.name)
     console.print(table)
 
 
