@@ -8,7 +8,6 @@ docs/measured/rehearsal.json and the entry of src/x1/measured.json from which `x
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,17 @@ from provenance import provenance
 from x1 import config, data, evaluate, folder, plan
 
 ROOT = Path(__file__).resolve().parent.parent
+SCRATCH = ROOT / "runs" / "rehearsal-seeds"  # what is there already is not trained again
 
 
 def measure(seed: int) -> dict[str, Any]:
     """Train and score one seed in the current folder."""
     chosen = config.build("rehearsal", data={"seed": seed}, train={"seed": seed})
     data.prepare(chosen, quiet=True)
-    run = Path(f"runs/seed-{seed}")
+    run = Path(f"seed-{seed}")
     folder.claim(run, chosen)
-    subprocess.run([sys.executable, "-m", "x1.train", str(run)], check=True)
+    if not folder.events(run, "finish"):
+        subprocess.run([sys.executable, "-m", "x1.train", str(run)], check=True)
     scores = evaluate.evaluate(run)
     return {
         "seed": seed,
@@ -41,9 +42,9 @@ def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     chosen = config.build("rehearsal")
     source = provenance(chosen.train.threads)
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
-        runs = [measure(seed) for seed in range(1, seeds + 1)]
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    os.chdir(SCRATCH)
+    runs = [measure(seed) for seed in range(1, seeds + 1)]
     os.chdir(ROOT)
     record = {
         "format": "x1-measured-1",
@@ -59,7 +60,7 @@ def main() -> None:
         "provenance": "docs/measured/rehearsal.json",
     }
     shipped = plan.shipped_measurements()
-    others = [e for e in shipped["losses"] if e["recipe"] != entry["recipe"]]
+    others = [e for e in shipped["losses"] if e["provenance"] != entry["provenance"]]
     folder.write_json(ROOT / "src/x1/measured.json", {**shipped, "losses": [*others, entry]})
 
 

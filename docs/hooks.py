@@ -1,7 +1,8 @@
 """What the site's build does beyond its plugins.
 
-It fills the page of measured results from the files in docs/measured/. The page holds a template between two comments; it is repeated for every file, and a line whose
-{field} a file lacks is left out. So the page's words are in the page, in its own language.
+It fills the page of measured results from the files in docs/measured/. The page holds a template
+between two comments, which is repeated for every file; a line whose {field} a file lacks is left
+out. So the page's words are in the page, in its own language.
 
 It makes the home page's language switch relative, so that the site works under any path.
 """
@@ -11,6 +12,8 @@ import logging
 import re
 from pathlib import Path
 from typing import Any
+
+from mkdocs.plugins import event_priority
 
 MEASURED = Path(__file__).parent / "measured"
 TEMPLATE = re.compile(r"<!-- for each result -->\n(.*)<!-- end -->", re.DOTALL)
@@ -32,9 +35,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return TEMPLATE.sub(results, markdown)
 
 
+@event_priority(-200)  # after mkdocs-static-i18n, which leaves the home page's links absolute
 def on_page_context(context: Any, page: Any, config: Any, nav: Any) -> Any:
     """The language switch of this page: relative links to its twins."""
-    for language in config.extra["alternate"]:
+    for language in config.extra.alternate:
         language["link"] = page.file.alternates[language["lang"]].url
     return context
 
@@ -45,7 +49,7 @@ def on_post_template(output: str, template_name: str, config: Any) -> str:
 
 
 def fields(path: Path, spanish: bool) -> dict[str, str]:
-    """What one result says of itself: in Spanish where it has `FIELD_es`, else marked as English."""
+    """What one result says of itself; in Spanish FIELD_es, or else the English, marked as such."""
     record = json.loads(path.read_text("utf-8"))
     for name in REQUIRED:
         if not record.get(name):

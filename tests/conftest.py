@@ -56,6 +56,12 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def tiny():
+    """The settings of a tiny run, as options of the command line."""
+    return [part for setting in TINY for part in ("--set", setting)]
+
+
+@pytest.fixture
 def make_run(here):
     """make_run(name, *settings): a tiny run on words.txt, its data prepared, not trained yet."""
 

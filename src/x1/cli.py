@@ -16,7 +16,7 @@ from x1.config import RunConfig
 from x1.text import UserError, language, say, set_language
 
 RUNS = Path("runs")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def build_app() -> typer.Typer:
@@ -98,7 +98,7 @@ def build_app() -> typer.Typer:
         from x1.supervise import supervise
 
         named = preset or config or set_ or text or dataset
-        if out is not None and (out / folder.CONFIG).is_file() and not named:
+        if out is not None and out.exists() and not named:
             chosen = folder.open_run(out)
         else:
             chosen = chosen_config(preset, config, set_, text, dataset)
@@ -120,6 +120,7 @@ def build_app() -> typer.Typer:
         run: Annotated[Path, run_argument],
         step: Annotated[int | None, typer.Option(help=say("cli.step"))] = None,
     ) -> None:
+        folder.open_run(run)  # what is not a run is refused before torch is imported
         from x1 import evaluate as evaluation
 
         console.print(evaluation.describe(evaluation.evaluate(run, step)))
@@ -128,6 +129,7 @@ def build_app() -> typer.Typer:
         run: Annotated[Path, run_argument],
         step: Annotated[int | None, typer.Option(help=say("cli.step"))] = None,
     ) -> None:
+        folder.open_run(run)
         from x1 import export as artefact
 
         console.print(say("cli.exported", path=artefact.export(run, step)))

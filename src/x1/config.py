@@ -224,12 +224,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     # Tiny Shakespeare as bytes, 1.536M training tokens: the public reference point.
     "shakespeare-bytes": {
-        "model": {"vocab_size": 257, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 320, "context": 64},
-        "optim": {"lr": 1e-2, "warmup_steps": 50},
+        "model": {"vocab_size": 257, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 320, "context": 64, "rope_theta": 100.0, "embedding_std": 0.02},
+        "optim": {"lr": 5e-3, "beta2": 0.99, "warmup_steps": 50},
         "data": {"source": "text", "tokenizer": "bytes", "held_out_fraction": 0.1},
-        "train": {"steps": 1500, "batch_sequences": 16},
-        "evaluate": {"every_steps": 100, "tokens": 131_072},
-        "sample": {"prompts": ("ROMEO:",), "milestones": (0, 500, 1500)},
+        "train": {"steps": 3000, "batch_sequences": 8},
+        "evaluate": {"every_steps": 500, "tokens": 200_000},
+        "sample": {"prompts": ("ROMEO:",), "milestones": (0, 500, 3000)},
     },
     # The field reports, at the sizes they claim; shapes are ours where a report gives none.
     "minigpt-500k": {

@@ -35,6 +35,16 @@ MODEL = "model"
 REPORT = "report.html"
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an OSError name `path`: a full disk names nothing, and a file aside says little."""
+    try:
+        yield
+    except OSError as fault:
+        fault.filename = str(path)
+        raise
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` so that a reader or a kill sees the old file or the new one.
 
@@ -42,7 +52,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        with naming(path), aside.open("wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -110,9 +120,12 @@ def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> No
         size = os.fstat(descriptor).st_size
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         line = json.dumps(record, ensure_ascii=False) + "\n"
-        os.write(descriptor, (("\n" if torn else "") + line).encode("utf-8"))
-        if durable:
-            os.fsync(descriptor)
+        content = (("\n" if torn else "") + line).encode("utf-8")
+        with naming(path):
+            if os.write(descriptor, content) < len(content):  # what fits is written without a word
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if durable:
+                os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -416,6 +416,18 @@ def floor(record: Record) -> float:
     return number(dig(record.evaluation, "floor", "nats_per_token"))
 
 
+def exact_floor(record: Record, *part: str) -> float:
+    """-log p of the very documents scored, per token: the floor without their luck.
+
+    `part` names a part of evaluation.json's floor, such as "english". The entropy itself where
+    the evaluation does not say.
+    """
+    found = number(dig(record.evaluation, "floor", *part, "these_documents_nats_per_token"))
+    if math.isfinite(found):
+        return found
+    return number(dig(record.evaluation, "floor", *part, "nats_per_token"))
+
+
 def first_loss(record: Record) -> float:
     """The untrained model's training loss; NaN if step 0 is not on record."""
     steps, losses = record.training.curve("loss")

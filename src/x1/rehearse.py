@@ -147,7 +147,7 @@ def resume_claim(run: Path, killed: bool) -> Claim:
             plain = {k: v for k, v in line.items() if k not in ("attempt", "clock")}
             lived.setdefault(line["step"], []).append(str(plain))
     twice = [lines for lines in lived.values() if len(lines) > 1 and "val_loss" not in lines[0]]
-    same = sum(lines[0] == lines[1] for lines in twice)
+    same = sum(len(set(lines)) == 1 for lines in twice)
     text = say("rehearse.resumed", step=starts[-1]["step"], same=same, twice=len(twice))
     return Claim(same == len(twice) > 0, text, proof)
 

@@ -188,7 +188,9 @@ def floor_tile(run: Record, word: Word) -> Html:
         note = word("floor_later" if run.config.data.source == "verbs" else "floor_none")
         return tile(word, "floor", UNKNOWN, "", note)
     kind = "excess" if mode == "documents" else "excess_windows"
-    note = word(kind, excess=signed(loss - least), share=percent(loss - least, least))
+    exact = record.exact_floor(run)
+    excess = loss - exact
+    note = word(kind, exact=fixed(exact), excess=signed(excess), share=percent(excess, exact))
     return tile(word, "floor", fixed(least), word("nats"), note)
 
 

@@ -124,16 +124,17 @@ def floor_section(run: Record, word: Word) -> Html:
         least, loss = (number(dig(part, f)) for f in ("nats_per_token", "loss_nats_per_token"))
         if name == "whole" and not math.isfinite(loss):
             loss = record.held_out(run)[0]
-        excess = loss - least
+        exact = record.exact_floor(run, *(() if name == "whole" else (name,)))
+        excess = loss - exact
         rows.append(
             (
                 word(f"floor_row.{name}"),
                 fixed(loss),
                 fixed(least),
-                fixed(number(dig(part, "these_documents_nats_per_token"))),
+                fixed(exact),
                 signed(excess),
-                percent(excess, least),
-                percent(excess, unigram - least) if name == "whole" else UNKNOWN,
+                percent(excess, exact),
+                percent(excess, unigram - exact) if name == "whole" else UNKNOWN,
             )
         )
     head = [
