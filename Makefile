@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# Material announces a later MkDocs at every build; versions are pinned here.
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help rehearsal test lab site site-serve clean
 .DELETE_ON_ERROR:
@@ -32,6 +34,10 @@ help:
 	$(BIN)/python -m ipykernel install --sys-prefix --name x1 --display-name X1
 	@touch $@
 
+.make/site: .make/venv pyproject.toml
+	$(PIP) --group site
+	@touch $@
+
 .make/dev: .make/core
 	$(PIP) --group lab --group dev --group site
 	@touch $@
@@ -48,10 +54,10 @@ test: .make/dev
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile
 
-site: .make/dev
+site: .make/site
 	$(BIN)/mkdocs build --strict
 
-site-serve: .make/dev
+site-serve: .make/site
 	$(BIN)/mkdocs serve
 
 clean:

@@ -49,6 +49,7 @@ def main() -> None:
     record = {
         "format": "x1-measured-1",
         "what": "final held-out loss of the rehearsal preset, one run per seed",
+        "what_es": "pérdida final de validación del preset rehearsal, una ejecución por semilla",
         **source,
         "runs": runs,
     }

@@ -35,6 +35,7 @@ def main() -> None:
     record = {
         "format": "x1-measured-1",
         "what": "training tokens/s on a CPU, medians of interleaved rounds",
+        "what_es": "tokens/s de entrenamiento en una CPU, medianas de rondas intercaladas",
         **provenance(config.build(PRESETS[0]).train.threads),
         "tokens_per_s": {
             preset: {name: round(median(values)) for name, values in row.items()}

@@ -99,9 +99,6 @@ def table(
     )
 
 
-# ---- Numbers as the page writes them
-
-
 def count(value: float) -> str:
     """ "2 048 000": thin spaces, so that no reader takes them for a decimal mark."""
     return f"{value:,.0f}".replace(",", THIN_SPACE) if math.isfinite(value) else UNKNOWN

@@ -29,9 +29,6 @@ def positive(name: str, value: float) -> float:
     return value
 
 
-# ---- Numbers as people write them
-
-
 def parse_number(text: str) -> float:
     """A number with a decimal point or a decimal comma: "1.10", "1,10", "1,234.50", "5e9".
 
@@ -88,9 +85,6 @@ def rate(value: float) -> str:
 def hours_text(value: float) -> str:
     """Hours to the hundredth; below one hour, to three significant digits."""
     return f"{value:.2f}" if value >= 1 else f"{significant(value):.12f}".rstrip("0").rstrip(".")
-
-
-# ---- Prices
 
 
 @dataclass(frozen=True)
@@ -190,9 +184,6 @@ def configured_price(config: RunConfig, prices: Prices | None = None) -> Price |
     return typed_price(money.hardware, money.price_usd_per_hour, day)
 
 
-# ---- Machines
-
-
 OWN = "own-"
 OWN_CPU = "own-cpu"
 OWN_CPU_WATTS = 65.0  # assumed draw of a computer under load; `money.watts` states the real one
@@ -223,9 +214,6 @@ def hardware(name: str) -> Hardware:
     card = gpu(plain.removeprefix(OWN))
     own = plain.startswith(OWN)
     return Hardware((OWN if own else "") + card.name, card.label, own, card, card.watts)
-
-
-# ---- Arithmetic
 
 
 def run_hours(tokens: float, tokens_per_s: float) -> float:
@@ -265,9 +253,6 @@ def reserve_usd(plan_usd: float, high_usd: float, ceiling_usd: float) -> float:
 def usd_per_loss_point(spent_usd: float, loss_before_nats: float, loss_after_nats: float) -> float:
     """Dollars per nat of loss gained. Raises UserError when nothing was gained."""
     return spent_usd / positive("loss", loss_before_nats - loss_after_nats)
-
-
-# ---- The cost sentence
 
 
 @dataclass(frozen=True)

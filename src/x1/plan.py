@@ -88,9 +88,6 @@ def _unknown(key: str, **values: Any) -> Prediction:
     return Prediction(None, None, None, _both(key, **values))
 
 
-# ---- Configuration
-
-
 def planned_config(
     config: RunConfig,
     today: date,
@@ -119,9 +116,6 @@ def planned_config(
         if config.data.train_tokens:
             raw["data"]["train_tokens"] = raw["train"]["steps"] * config.batch_tokens
     return validate(raw)
-
-
-# ---- Throughput and time
 
 
 def predict_throughput(
@@ -189,9 +183,6 @@ def _hours(tokens: float, rate: Prediction, basis: Words) -> Prediction:
         return Prediction(None, None, None, rate.basis)
     value, low, high = (money.run_hours(tokens, r) for r in (rate.value, rate.high, rate.low))
     return Prediction(value, low, high, basis)
-
-
-# ---- Loss
 
 
 @cache
@@ -299,9 +290,6 @@ def _tokenizer_entry(config: RunConfig, measured: Json) -> Json | None:
     return None
 
 
-# ---- Memory and disk
-
-
 def predict_memory(config: RunConfig, machine: money.Hardware) -> tuple[Prediction, Prediction]:
     """The micro-batch that fits (sequences; 0 when none does) and the bytes it takes."""
     configured = config.train.micro_batch
@@ -339,9 +327,6 @@ def predict_checkpoints(config: RunConfig, training: Prediction) -> dict[str, Pr
         "checkpoints_kept": _exactly(kept, _both("basis.checkpoints_kept")),
         "checkpoint_bytes": size,
     }
-
-
-# ---- Money
 
 
 def _lines(
@@ -449,9 +434,6 @@ def _sentence(
     return money.rented_sentence(
         machine.label, hours.value, price.usd_per_hour, budget, other, stale_days=stale_days
     )
-
-
-# ---- The plan
 
 
 def make_plan(
@@ -625,9 +607,6 @@ def _reasons(
     return found
 
 
-# ---- The run's folder
-
-
 def write_plan(run: Path, plan: Plan) -> None:
     """Make `run` the folder of the plan: config.toml, then plan.json.
 
@@ -647,9 +626,6 @@ def read_plan(run: Path) -> Json:
 
 
 plan_digest = folder.plan_digest
-
-
-# ---- On the terminal
 
 
 def render(record: Json, lang: str | None = None) -> Group:

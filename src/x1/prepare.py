@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,6 +81,8 @@ def prepare(config: RunConfig, root: Path = DATA_ROOT, quiet: bool = False) -> P
             except UserError:
                 if not any(partial.glob("train-*.bin")):  # nothing worth going on from
                     shutil.rmtree(partial, ignore_errors=True)
+                    with suppress(OSError):  # other data is there
+                        root.rmdir()
                 raise
             except OSError as fault:
                 fault.filename = fault.filename or str(partial)  # a full disk does not say where

@@ -273,9 +273,6 @@ def _is_locked(run: Path) -> bool:
     return False
 
 
-# ---- What happened
-
-
 @dataclass(frozen=True)
 class Kill:
     """A process that ended without a word: at which step, and the start that followed it."""
@@ -388,9 +385,6 @@ def happenings(record: Record) -> Iterable[tuple[str, dict[str, Any], float]]:
         yield kind, event, step
 
 
-# ---- What the run's numbers are
-
-
 def held_out(record: Record) -> tuple[float, str, float]:
     """The best held-out figure: (nats per token, "documents" | "windows" | "training", step).
 
@@ -465,9 +459,6 @@ def results(record: Record) -> dict[str, float]:
         "loss_nats_per_token": held_out(record)[0],
         "bits_per_byte": bits_per_byte(record),
     }
-
-
-# ---- What it cost
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,6 @@ def say_in(lang: str, key: str, **values: Any) -> str:
     return say(f"report.{key}", lang, **values)
 
 
-# ---- Sections
-
-
 def header(run: Record, word: Word) -> Html:
     """Name, what it is, how it stands, and what is missing from the folder."""
     kind, said = record.status(run)
@@ -252,9 +249,6 @@ def attempts_tile(run: Record, word: Word) -> Html:
     rolled_back = sum(e["event"] == "rollback" for e in run.events)
     note = word("attempts_note", kills=len(record.kills(run)), rollbacks=rolled_back)
     return tile(word, "attempts", str(run.attempts), "", note)
-
-
-# ---- Charts
 
 
 def loss_section(run: Record, word: Word) -> Html:

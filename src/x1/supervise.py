@@ -84,9 +84,6 @@ def supervise(run: Path, command: list[str] | None = None) -> int:
         return code
 
 
-# ---- Clocks
-
-
 def instant() -> Instant:
     """Now: wall time, and a clock that runs through sleep (on macOS CLOCK_MONOTONIC does)."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -104,9 +101,6 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return uuid.uuid4().hex
-
-
-# ---- Money
 
 
 @dataclass
@@ -202,9 +196,6 @@ def close_meter(meter: Meter, why: str) -> None:
         meter.ledger = ledger.close(meter.run, meter.ledger, instant(), why)
     except (UserError, OSError):
         meter.damaged = True
-
-
-# ---- Progress
 
 
 @dataclass
@@ -304,9 +295,6 @@ def observe(meter: Meter, progress: Progress, at: Instant) -> GuardState:
     if meter.over_alert_since_s is None:
         meter.over_alert_since_s = now_s
     return replace(state, over_alert_s=now_s - meter.over_alert_since_s)
-
-
-# ---- The child
 
 
 @dataclass
@@ -443,9 +431,6 @@ def watch(meter: Meter, child: subprocess.Popen[bytes], signals: Signals) -> str
                 child.terminate()
                 told_to_stop = True
     return rule
-
-
-# ---- Words
 
 
 def raise_alert(meter: Meter, state: GuardState) -> None:
