@@ -35,6 +35,7 @@ def measure(seed: int) -> dict[str, Any]:
         "unigram_nats_per_token": scores["unigram_nats_per_token"],
         "floor": scores["floor"],
         "rollbacks": len(folder.events(run, "rollback")),
+        "git_commit": folder.read_json(run / folder.MANIFEST)["git_commit"],
     }
 
 

@@ -23,13 +23,13 @@ RECIPES = {
     "recipe": (),
     "quarter": QUARTER,
     "quarter, AdamW for all": (*QUARTER, "optim.name=adamw"),
-    "quarter, AdamW for all, twice the rate": (*QUARTER, "optim.name=adamw", "optim.lr=0.01"),
     "quarter, no QK-norm": (*QUARTER, "model.qk_norm=false"),
     "quarter, rope_theta 10000": (*QUARTER, "model.rope_theta=10000.0"),
-    "quarter, beta2 0.95": (*QUARTER, "optim.beta2=0.95"),
-    "quarter, embedding_std 0.01": (*QUARTER, "model.embedding_std=0.01"),
-    "quarter, constant rate": (*QUARTER, "optim.schedule=constant"),
     "quarter, batch 16": ("train.steps=375", "train.batch_sequences=16", "sample.milestones=[]"),
+    "quarter, beta2 0.95": (*QUARTER, "optim.beta2=0.95"),
+    "quarter, embedding_std 0.02": (*QUARTER, "model.embedding_std=0.02"),
+    "quarter, AdamW for all, twice the rate": (*QUARTER, "optim.name=adamw", "optim.lr=0.01"),
+    "quarter, constant rate": (*QUARTER, "optim.schedule=constant"),
     "quarter, no weight decay": (*QUARTER, "optim.weight_decay=0.0"),
 }
 
@@ -51,6 +51,7 @@ def measure(text: str, name: str) -> dict[str, Any]:
         "held_out_tokens": scores["held_out"]["tokens"],
         "training_tokens": chosen.tokens,
         "parameters": flops.parameters(chosen.model),
+        "git_commit": folder.read_json(run / folder.MANIFEST)["git_commit"],
     }
 
 

@@ -224,7 +224,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     # Tiny Shakespeare as bytes, 1.536M training tokens: the public reference point.
     "shakespeare-bytes": {
-        "model": {"vocab_size": 257, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 320, "context": 64, "rope_theta": 100.0, "embedding_std": 0.02},
+        "model": {"vocab_size": 257, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 320, "context": 64, "rope_theta": 100.0, "embedding_std": 0.015},
         "optim": {"lr": 5e-3, "beta2": 0.99, "warmup_steps": 50},
         "data": {"source": "text", "tokenizer": "bytes", "held_out_fraction": 0.1},
         "train": {"steps": 3000, "batch_sequences": 8},
