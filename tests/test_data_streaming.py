@@ -255,7 +255,7 @@ def test_an_unfit_local_dataset_is_refused(fields, key, values, worker, tmp_path
     folder = write_parquet(tmp_path / "folder")
     found, said = worker.fault(dataset_config(str(folder), **fields), tmp_path / "data")
     assert found == key and {name: said[name] for name in values} == values
-    assert not list((tmp_path / "data").iterdir())
+    assert not list((tmp_path / "data").glob("*"))
 
 
 def test_a_damaged_local_file_or_a_mixed_folder_is_refused(worker, tmp_path):

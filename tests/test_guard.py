@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from x1 import guard
@@ -186,7 +186,7 @@ def test_always_an_answer_and_go_only_when_all_is_well(state: GuardState) -> Non
 
 
 @given(state=sound, ceiling_usd=st.floats(0.01, 60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_what_is_left_always_pays_for_stopping(state: GuardState, ceiling_usd: float) -> None:
     """Whatever goes on could still be stopped below the ceiling at the next decision."""
     state = replace(state, ceiling_usd=ceiling_usd)

@@ -86,8 +86,8 @@ def hold_gradients(module: nn.Module, hold: bool) -> None:
 def reshard(module: nn.Module) -> None:
     """Make the registered parameters the sharded ones that the optimizers know.
 
-    After a forward pass without a backward one (an evaluation), FSDP's root still holds whole
-    parameters under the same names.
+    To be called after a forward pass without a backward one (an evaluation, a probe): FSDP's root
+    still holds whole parameters under the same names, and would train on with their old values.
     """
     if isinstance(module, FSDPModule):
         module.reshard()

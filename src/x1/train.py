@@ -222,7 +222,8 @@ def judge(job: Job, at: Position, loss: float, norm: float) -> stability.Verdict
         ids = batch(job, at.detector.quiet_index)
         with torch.no_grad():
             logits = job.network(ids[:, :-1]).float().flatten(0, 1)
-            return average(F.cross_entropy(logits, ids[:, 1:].flatten())[None], job.ranks)[0]
+        reshard(job.network)
+        return average(F.cross_entropy(logits, ids[:, 1:].flatten())[None], job.ranks)[0]
 
     return stability.judge(
         at.detector, job.config.stability, at.data_index, loss, norm, at.skipped, probe_loss
@@ -294,6 +295,7 @@ def milestone(job: Job, at: Position) -> None:
             if job.ranks.first:
                 line = {"step": at.step, "attempt": at.attempt, **text}
                 folder.append_line(job.run / folder.SAMPLES, line)
+    reshard(job.network)
 
 
 def save_reason(config: RunConfig, step: int, clock_due: bool, stopping: bool) -> str | None:
@@ -307,7 +309,6 @@ def save_reason(config: RunConfig, step: int, clock_due: bool, stopping: bool) -
 
 def save(job: Job, at: Position, reason: str) -> None:
     """A checkpoint of this position; older ones that are no longer needed go."""
-    reshard(job.network)
     weights = checkpoint.model_tensors(job.model)  # collective: every rank takes part
     moments = checkpoint.optimizer_tensors(job.model, job.optimizers)
     if not job.ranks.first:
@@ -380,7 +381,6 @@ def restore(job: Job) -> Position:
         },
         job.ranks,
     )
-    reshard(job.network)
     if state["step"]:
         checkpoint.restore(job.run, state["step"], job.model, job.optimizers)
     else:
