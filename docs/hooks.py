@@ -18,7 +18,7 @@ from mkdocs.plugins import event_priority
 MEASURED = Path(__file__).parent / "measured"
 TEMPLATE = re.compile(r"<!-- for each result -->\n(.*)<!-- end -->", re.DOTALL)
 FIELD = re.compile(r"\{(\w+)\}")
-REQUIRED = ("what", "command", "hardware")
+REQUIRED = ("what", "command", "hardware", "date")
 
 log = logging.getLogger("mkdocs.hooks.measured")  # under "mkdocs", so that --strict counts it
 

@@ -69,7 +69,7 @@ KINDS = {
 
 
 def theirs_of(artefact):
-    """Model and tokenizer as anybody loads them, from the folder alone and running no code of it."""
+    """Model and tokenizer as anybody loads them: from the folder alone, and no code from it."""
     local = {"local_files_only": True, "trust_remote_code": False}
     model = AutoModelForCausalLM.from_pretrained(artefact, **local)
     return model.eval(), AutoTokenizer.from_pretrained(artefact, **local)
@@ -82,6 +82,8 @@ def says_the_same(run, artefact, prompts):
     theirs, tokenizer = theirs_of(artefact)
     end, context = dataset.end_of_document, chosen.model.context
     assert theirs.dtype == torch.float32
+    tied = theirs.lm_head.weight is theirs.model.embed_tokens.weight
+    assert tied == theirs.config.tie_word_embeddings == chosen.model.tied
     assert tokenizer.eos_token_id == tokenizer.bos_token_id == end
     assert theirs.generation_config.eos_token_id == end
     assert len(tokenizer) == dataset.vocab_size == theirs.config.vocab_size

@@ -12,7 +12,7 @@ from x1 import checkpoint, folder, rehearse
 
 @pytest.mark.timeout(900)
 def test_the_whole_rehearsal_in_spanish(tmp_path):
-    environment = {**os.environ, "X1_LANG": "es", "COLUMNS": "100"}
+    environment = {**os.environ, "X1_LANG": "es", "COLUMNS": "250"}
     command = [str(Path(sys.executable).with_name("x1")), "rehearse", "--out", "runs/ensayo"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

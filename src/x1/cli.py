@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import rich_utils
 
 from x1 import config as configuration
 from x1 import folder
@@ -21,6 +22,8 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 def build_app() -> typer.Typer:
     """The verbs, their help in the reader's language, in panels."""
+    rich_utils.OPTIONS_PANEL_TITLE = say("cli.panel_options")
+    rich_utils.ARGUMENTS_PANEL_TITLE = say("cli.panel_arguments")
     app = typer.Typer(
         name="x1",
         help=say("cli.help"),
