@@ -21,6 +21,7 @@ help:
 .make/venv: constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"X1 needs Python 3.11 or newer; this is {v[0]}.{v[1]}. Set PYTHON=/path/to/python3.11 / X1 necesita Python 3.11 o superior.")'
 	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
 	@mkdir -p .make && touch $@
 
 .make/core: .make/venv pyproject.toml
