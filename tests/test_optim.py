@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from x1.config import ModelConfig, OptimConfig
 from x1.model import Transformer, initialise
-from x1.optim import build_optimizers, learning_rate
+from x1.optim import BatchedMuon, build_optimizers, learning_rate, orthogonalise
 
 SHAPE = ModelConfig(vocab_size=64, n_layers=2, n_heads=2, d_model=16, d_ff=24, context=8)
 
@@ -70,3 +70,35 @@ def test_a_few_steps_learn(name):
             optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_batched_muon_moves_as_torchs_own():
+    """Wide, tall and square matrices, ten steps, the same momentum: equal up to bf16's rounding."""
+    shapes = [(24, 24), (24, 40), (40, 24), (24, 24), (40, 24)]
+    draw = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=draw) for shape in shapes]
+    moved = {}
+    for kind in (torch.optim.Muon, BatchedMuon):
+        parameters = [torch.nn.Parameter(value.clone()) for value in start]
+        rule = kind(parameters, lr=0.05, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        draw.manual_seed(1)
+        for _ in range(10):
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=draw)
+            rule.step()
+        moved[kind] = parameters
+        assert {tuple(state) for state in rule.state.values()} == {("momentum_buffer",)}
+    for ours, theirs, first in zip(moved[BatchedMuon], moved[torch.optim.Muon], start, strict=True):
+        error = (ours - theirs).norm() / (theirs - first).norm()
+        assert error < 0.01
+
+
+def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values():
+    left, _ = torch.linalg.qr(torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    right, _ = torch.linalg.qr(torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(1)))
+    values = torch.linspace(0.05, 3.0, 16)
+    levelled = orthogonalise(left * values @ right.mT).float()
+    inside = left.mT @ levelled @ right  # diagonal when the singular vectors are the same
+    diagonal = inside.diagonal(dim1=-2, dim2=-1)
+    assert diagonal.min() > 0.6 and diagonal.max() < 1.2
+    assert (inside - torch.diag_embed(diagonal)).abs().max() < 0.03

@@ -38,6 +38,22 @@ def test_two_ranks_train_like_one(make_run, trainer, optimizer, parallel, tolera
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_have_the_gradient_of_one(make_run, trainer, parallel):
+    """After one unclipped step AdamW's first moment is (1 - beta1) times the gradient."""
+    settings = ("train.steps=1", "optim.name=adamw", "optim.clip=0", "train.micro_batch=2")
+    one = make_run("one", *settings)
+    two = make_run("two", *settings, f"train.parallel={parallel}")
+    train(trainer, one)
+    train(trainer, two, ranks=2)
+    expected = load_file(checkpoint.path_of(one, 1) / checkpoint.OPTIMIZER)
+    found = load_file(checkpoint.path_of(two, 1) / checkpoint.OPTIMIZER)
+    moments = [key for key in expected if key.endswith("|exp_avg")]
+    assert sum(expected[key].norm() > 0 for key in moments) >= 6  # not all are zero at the start
+    for key in moments:
+        assert (found[key] - expected[key]).norm() <= 1e-5 * expected[key].norm()
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_checkpoints_move_between_one_rank_and_two(make_run, trainer, parallel):
     """Ten steps alone and ten more on two ranks, and the other way round, end like twenty alone."""
     settings = ("train.steps=20", "optim.name=adamw", f"train.parallel={parallel}")

@@ -2,8 +2,10 @@
 
 import json
 import random
+import resource
 import signal
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -212,3 +214,26 @@ def test_an_impossible_injection_is_refused(make_run, trainer, inject):
     run = make_run("run", "train.steps=20", f"stability.inject={inject}")
     said = finish(trainer(run), code=2)
     assert json.loads(inject)[0] in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(("micro_batch", "advice"), [(2048, "micro_batch=1024"), (1, "recompute")])
+def test_out_of_memory_names_the_setting_to_lower(make_run, trainer, micro_batch, advice):
+    """One tensor of the MLP alone is larger than all the memory the process may have."""
+    context, d_ff = (16, 2**17) if micro_batch > 1 else (8192, 2**19)
+    settings = (f"train.micro_batch={micro_batch}", f"train.batch_sequences={micro_batch}")
+    run = make_run("run", *settings, f"model.context={context}", f"model.d_ff={d_ff}")
+    with limited_memory(8 * 2**30):
+        process = trainer(run)
+    said = finish(process, code=2)
+    assert advice in said and "Traceback" not in said
+
+
+@contextmanager
+def limited_memory(size):
+    """Processes started inside may have `size` bytes of address space."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

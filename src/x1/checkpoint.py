@@ -25,10 +25,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from x1 import folder
+from x1.ranks import gathered, sharded_like
 from x1.text import UserError
 
 FORMAT = "x1-checkpoint-1"
@@ -49,9 +49,7 @@ class Checkpoint:
 
 def whole(tensor: Tensor) -> Tensor:
     """A contiguous CPU copy of a tensor, gathered from all ranks if it is sharded."""
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    return gathered(tensor).detach().to("cpu", copy=True).contiguous()
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -92,7 +90,7 @@ def restore(run: Path, step: int, model: nn.Module, optimizers: list[Optimizer])
         name, field = key.split("|")
         parameter = model.get_parameter(name)
         # AdamW counts its steps in a scalar per parameter; all else has the parameter's shape.
-        placed = value.to(parameter.device) if value.ndim == 0 else _like(value, parameter)
+        placed = value.to(parameter.device) if value.ndim == 0 else sharded_like(value, parameter)
         owner[id(parameter)].state[parameter][field] = placed
     rng = base64.b64decode(found.state["torch_rng"])
     torch.set_rng_state(torch.frombuffer(bytearray(rng), dtype=torch.uint8))
@@ -103,21 +101,13 @@ def set_weights(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
     """Copy whole tensors into the parameters of those names, sharded or not."""
     for name, value in values:
         parameter = model.get_parameter(name)
-        parameter.copy_(_like(value, parameter))
+        parameter.copy_(sharded_like(value, parameter))
 
 
 def forget(optimizers: list[Optimizer]) -> None:
     """Back to the state before the first step: no moments, no counters."""
     for optimizer in optimizers:
         optimizer.state.clear()
-
-
-def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(
-            tensor.to(parameter.device), parameter.device_mesh, parameter.placements
-        )
-    return tensor.to(parameter.device)
 
 
 def write(

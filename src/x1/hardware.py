@@ -136,6 +136,11 @@ def _git(where: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
+def is_out_of_memory(fault: RuntimeError) -> bool:
+    """Whether torch ran out of memory: a class of its own on a GPU, only words on a CPU."""
+    return isinstance(fault, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(fault)
+
+
 def out_of_memory(run: Path) -> str:
     """The sentence for a run that did not fit: which setting to lower, and to what."""
     config = folder.open_run(run)

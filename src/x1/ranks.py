@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from x1.config import TrainConfig
@@ -113,6 +113,20 @@ def from_first(value: Any, ranks: Ranks) -> Any:
         content.copy_(encoded)
     dist.broadcast(content, 0)
     return json.loads(bytes(content.cpu().tolist()))
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded. A collective call when it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor that every rank has, laid out as `parameter` is: each keeps its own part."""
+    tensor = tensor.to(parameter.device)
+    if not isinstance(parameter, DTensor):
+        return tensor
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(tensor.contiguous(), mesh, placements, src_data_rank=None)
 
 
 def local(tensor: Tensor) -> Tensor:

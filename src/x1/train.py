@@ -27,7 +27,16 @@ from x1 import checkpoint, data, evaluate, folder, hardware, stability
 from x1.config import RunConfig
 from x1.model import Transformer, initial_values, initialise
 from x1.optim import build_optimizers, learning_rate
-from x1.ranks import Ranks, average, from_first, hold_gradients, joined, reshard, spread_over
+from x1.ranks import (
+    Ranks,
+    average,
+    from_first,
+    gathered,
+    hold_gradients,
+    joined,
+    reshard,
+    spread_over,
+)
 from x1.stability import Detector
 from x1.text import UserError, say
 
@@ -201,8 +210,7 @@ def forward_backward(network: nn.Module, ids: Tensor, micro_batch: int, z_loss: 
 
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     """Scale all gradients down to a global norm of at most `limit`; returns the norm before."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
-    return checkpoint.whole(norm) if isinstance(norm, checkpoint.DTensor) else norm
+    return gathered(nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf))
 
 
 def agree(
@@ -506,7 +514,9 @@ def main() -> int:
         return train(Path(sys.argv[1]))
     except UserError as fault:
         print(fault, file=sys.stderr)
-    except torch.OutOfMemoryError:
+    except RuntimeError as fault:
+        if not hardware.is_out_of_memory(fault):
+            raise
         print(hardware.out_of_memory(Path(sys.argv[1])), file=sys.stderr)
     except OSError as fault:
         print(folder.disk_fault(fault), file=sys.stderr)
