@@ -1,5 +1,6 @@
 # Two commands set everything up by themselves: `make rehearsal` and `make test`.
-# TORCH_ARGS passes options to torch's install, such as the index of its CPU build.
+# TORCH_ARGS passes options to torch's install, such as the index of its CPU build; LAB_ARGS to
+# JupyterLab. Containers run as root, which Jupyter wants to be told.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 # Material announces a later MkDocs at every build; versions are pinned here.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help rehearsal test lab site site-serve clean
+.PHONY: help rehearsal test lab site site-serve figures clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +17,7 @@ help:
 	@echo "make test        every check there is"
 	@echo "make lab         JupyterLab with the kernel X1"
 	@echo "make site        build the site into site/; make site-serve: read it at localhost:8000"
+	@echo "make figures     write again the figures and tables the site computes from the package"
 	@echo "make clean       remove what was built (runs/, data/ and work/ are yours and stay)"
 
 .make/venv: constraints.txt
@@ -47,7 +49,7 @@ rehearsal: .make/core
 	$(BIN)/x1 rehearse
 
 lab: .make/lab
-	$(BIN)/jupyter lab
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 test: .make/dev
 	$(BIN)/ruff check .
@@ -60,6 +62,9 @@ site: .make/site
 
 site-serve: .make/site
 	$(BIN)/mkdocs serve
+
+figures: .make/core
+	$(BIN)/python docs/figures.py
 
 clean:
 	rm -rf .venv .make site .mypy_cache .ruff_cache .pytest_cache

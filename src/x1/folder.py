@@ -196,9 +196,9 @@ def open_run(run: Path) -> RunConfig:
 
 
 def check_claim(run: Path, config: RunConfig) -> None:
-    """Refuse a folder that holds something else, or a run of another configuration.
+    """Refuse a folder that holds something else, may not be written, or is another run's.
 
-    Raises UserError naming the fields that differ.
+    Raises UserError naming the fields that differ. To be asked before the data is prepared.
     """
     if (run / CONFIG).is_file():
         changed = differences(open_run(run), config)
@@ -206,6 +206,8 @@ def check_claim(run: Path, config: RunConfig) -> None:
             raise UserError("folder.other_config", path=run, fields=", ".join(changed))
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError("folder.not_a_run", path=run, file=CONFIG)
+    elif not os.access(next(p for p in (run, *run.absolute().parents) if p.exists()), os.W_OK):
+        raise UserError("folder.read_only", path=run)
 
 
 def claim(run: Path, config: RunConfig) -> None:
