@@ -217,7 +217,7 @@ def saved_bytes(config: RunConfig, sequences: int) -> int:
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_activations_are_what_autograd_keeps(dtype: str, qk_norm: bool) -> None:
     config = tiny(dtype, qk_norm=qk_norm)
-    estimate = flops.memory(config, 8, fused_norm=False)
+    estimate = flops.memory(config, 8, on_cpu=True)
     assert estimate.activations + estimate.casts == pytest.approx(saved_bytes(config, 8), rel=0.005)
 
 
@@ -283,7 +283,7 @@ def test_memory_against_a_measured_step() -> None:
     for line in lines:
         recompute, measured = line.split()
         config = validate({**raw, "train": {"recompute": recompute == "True"}})
-        few, many = (flops.memory(config, n, fused_norm=False).total for n in (2, 10))
+        few, many = (flops.memory(config, n, on_cpu=True).total for n in (2, 10))
         assert many - few == pytest.approx(int(measured), rel=0.10), line
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from x1 import config, export, flops
 from x1.config import ModelConfig
-from x1.model import Transformer, count_parameters, initialise
+from x1.model import Transformer, attend, count_parameters, explicit_attention, initialise
 
 SMALL = {"vocab_size": 101, "n_layers": 3, "n_heads": 4, "d_model": 48, "d_ff": 80, "context": 32}
 CLAIMED_MILLIONS = {  # what each field report says of its own size
@@ -119,3 +119,19 @@ def test_recompute_changes_nothing():
         F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("context", [1, 7, 64])
+def test_attention_written_out_is_the_kernels(context):
+    """In bf16 on a CPU, values and gradients, against the same in fp32 through torch's kernel."""
+    draw = torch.Generator().manual_seed(0)
+    given = [torch.randn(2, 3, context, 16, generator=draw) for _ in range(3)]
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        assert explicit_attention("cpu", dtype, context) == (dtype == torch.bfloat16)
+        q, k, v = (x.to(dtype).requires_grad_() for x in given)
+        y = attend(q, k, v)
+        y.square().sum().backward()
+        results.append([x.float() for x in (y, q.grad, k.grad, v.grad)])
+    for explicit, fused in zip(*results, strict=True):
+        assert (explicit - fused).norm() <= 0.02 * fused.norm() + 1e-3

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from x1 import optim
 from x1.config import ModelConfig, OptimConfig
 from x1.model import Transformer, initialise
-from x1.optim import BatchedMuon, build_optimizers, learning_rate, orthogonalise
+from x1.optim import build_optimizers, learning_rate, orthogonalise
 
 SHAPE = ModelConfig(vocab_size=64, n_layers=2, n_heads=2, d_model=16, d_ff=24, context=8)
 
@@ -72,13 +73,14 @@ def test_a_few_steps_learn(name):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_batched_muon_moves_as_torchs_own():
+def test_muon_moves_as_torchs_own_in_its_rounds(monkeypatch):
     """Wide, tall and square matrices, ten steps, the same momentum: equal up to bf16's rounding."""
+    monkeypatch.setattr(optim, "ROUNDS", ((3.4445, -4.7750, 2.0315),) * 5)
     shapes = [(24, 24), (24, 40), (40, 24), (24, 24), (40, 24)]
     draw = torch.Generator().manual_seed(0)
     start = [torch.randn(shape, generator=draw) for shape in shapes]
     moved = {}
-    for kind in (torch.optim.Muon, BatchedMuon):
+    for kind in (torch.optim.Muon, optim.Muon):
         parameters = [torch.nn.Parameter(value.clone()) for value in start]
         rule = kind(parameters, lr=0.05, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
         draw.manual_seed(1)
@@ -88,17 +90,26 @@ def test_batched_muon_moves_as_torchs_own():
             rule.step()
         moved[kind] = parameters
         assert {tuple(state) for state in rule.state.values()} == {("momentum_buffer",)}
-    for ours, theirs, first in zip(moved[BatchedMuon], moved[torch.optim.Muon], start, strict=True):
+    for ours, theirs, first in zip(moved[optim.Muon], moved[torch.optim.Muon], start, strict=True):
         error = (ours - theirs).norm() / (theirs - first).norm()
-        assert error < 0.01
+        assert error < 0.015
 
 
 def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values():
     left, _ = torch.linalg.qr(torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0)))
     right, _ = torch.linalg.qr(torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(1)))
-    values = torch.linspace(0.05, 3.0, 16)
+    values = torch.logspace(-2, 0.5, 16)  # of a norm of 4.5: the least is 0.002 of it
     levelled = orthogonalise(left * values @ right.mT).float()
     inside = left.mT @ levelled @ right  # diagonal when the singular vectors are the same
     diagonal = inside.diagonal(dim1=-2, dim2=-1)
-    assert diagonal.min() > 0.6 and diagonal.max() < 1.2
-    assert (inside - torch.diag_embed(diagonal)).abs().max() < 0.03
+    assert diagonal.min() > 0.13 and diagonal[:, 1:].min() > 0.18 and diagonal.max() < 1.9
+    assert (inside - torch.diag_embed(diagonal)).abs().max() < 0.06
+    exact = torch.tensor([_through_rounds(float(v / values.norm())) for v in values])
+    assert (diagonal - exact).abs().max() < 0.15  # of values up to 1.9, after three rounds in bf16
+
+
+def _through_rounds(value):
+    value /= 1.01
+    for a, b, c in optim.ROUNDS:
+        value = a * value + b * value**3 + c * value**5
+    return value

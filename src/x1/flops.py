@@ -18,6 +18,7 @@ from x1.text import UserError
 
 Convention = Literal["causal", "full"]
 
+SHORT_CONTEXT = 512  # up to here attention in bf16 on a CPU is two matmuls, not one kernel
 TERA = 1e12
 GIGA = 1e9
 
@@ -330,7 +331,7 @@ def memory(
     config: RunConfig,
     micro_batch: int,
     recompute: bool | None = None,
-    fused_norm: bool = True,
+    on_cpu: bool = False,
 ) -> MemoryEstimate:
     """Memory of one training step on one device with `micro_batch` sequences at a time.
 
@@ -338,19 +339,21 @@ def memory(
     for its backward pass, per token, follows model.py line by line: RMSNorm its fp32 input, one
     number per row and its output; the query and key norms likewise, without their output; attention
     q, k, v and its output; SwiGLU gate, silu(gate), up and their product. No T×T matrix: fused
-    attention keeps one number per row. Where RMSNorm is not one kernel (`fused_norm=False`: CPU) it
-    keeps its fp32 result too. `recompute` (default: the config's) keeps each block's input, and one
-    block's activations as far as they exceed what the loss has freed by then.
+    attention keeps one number per row. On a CPU RMSNorm is not one kernel and keeps its fp32 result
+    too, and short contexts in bf16 do keep T×T weights (`model.explicit_attention`). `recompute`
+    (default: the config's) keeps each block's input, and one block's activations as far as they
+    exceed what the loss has freed by then.
     """
     model, tokens = config.model, micro_batch * config.model.context
     groups = parameter_groups(model)
     a = 2 if config.train.dtype == "bf16" else 4
     d, heads = model.d_model, model.n_heads
 
-    fp32_rows = 4 * d if fused_norm else 8 * d
+    fp32_rows = 8 * d if on_cpu else 4 * d
     norm = fp32_rows + 4 + a * d
     qk_norms = 2 * (fp32_rows + 4 * heads) if model.qk_norm else 0
-    attention = 4 * a * d + 4 * heads
+    row = a * model.context if on_cpu and a == 2 and model.context <= SHORT_CONTEXT else 4
+    attention = 4 * a * d + heads * row
     swiglu = 4 * a * model.d_ff
     block = 2 * norm + qk_norms + attention + swiglu
     # The loss needs four fp32 tables of (tokens, V): logits, log-softmax, and a gradient of each;

@@ -301,7 +301,7 @@ def predict_memory(config: RunConfig, machine: money.Hardware) -> tuple[Predicti
         basis = _both("basis.fitting_micro_batch", gb=f"{machine.gpu.memory_gb:g}")
     else:
         fits, basis = flops.cpu_micro_batch(config), _both("basis.cpu_micro_batch")
-    estimate = flops.memory(config, max(fits, 1), fused_norm=machine.gpu is not None).total
+    estimate = flops.memory(config, max(fits, 1), on_cpu=machine.gpu is None).total
     return _exactly(fits, basis), _exactly(estimate, _both("basis.memory"))
 
 
