@@ -4,9 +4,14 @@ It fills the page of measured results from the files in docs/measured/. The page
 between two comments, which is repeated for every file; a line whose {field} a file lacks is left
 out. So the page's words are in the page, in its own language.
 
+In the same way it fills a page's tables from the lists in a JSON file beside it, one line a row.
+
+It puts the audit of a field report, from docs/cases.json, where a page has `<!-- audit of ID -->`.
+
 It makes the home page's language switch relative, so that the site works under any path.
 """
 
+import html
 import json
 import logging
 import re
@@ -17,7 +22,10 @@ from mkdocs.plugins import event_priority
 
 MEASURED = Path(__file__).parent / "measured"
 TEMPLATE = re.compile(r"<!-- for each result -->\n(.*)<!-- end -->", re.DOTALL)
+ROWS = re.compile(r"<!-- for each (\w+) in ([\w-]+\.json) -->\n(.*?\n)<!-- end -->\n", re.DOTALL)
 FIELD = re.compile(r"\{(\w+)\}")
+AUDITED = Path(__file__).parent / "cases.json"
+AUDIT = re.compile(r"<!-- audit of ([\w-]+) -->")
 REQUIRED = ("what", "command", "hardware", "date")
 
 log = logging.getLogger("mkdocs.hooks.measured")  # under "mkdocs", so that --strict counts it
@@ -32,7 +40,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             fill(template[1], fields(path, spanish)) for path in sorted(MEASURED.glob("*.json"))
         )
 
-    return TEMPLATE.sub(results, markdown)
+    def rows(template: re.Match[str]) -> str:
+        file = json.loads((Path(__file__).parent / template[2]).read_text("utf-8"))
+        return "".join(fill(template[3], row) for row in file[template[1]])
+
+    return audits(ROWS.sub(rows, TEMPLATE.sub(results, markdown)), "es" if spanish else "en")
 
 
 @event_priority(-200)  # after mkdocs-static-i18n, which leaves the home page's links absolute
@@ -76,3 +88,49 @@ def fill(template: str, said: dict[str, str]) -> str:
     """The template's lines, without those that need a field the result does not have."""
     lines = [line for line in template.split("\n") if set(FIELD.findall(line)) <= said.keys()]
     return FIELD.sub(lambda field: said[field[1]], "\n".join(lines))
+
+
+def audits(markdown: str, language: str) -> str:
+    """The page with each report's audit as a table, a claim's reason in a row below it."""
+    if not AUDIT.search(markdown):
+        return markdown
+    record = json.loads(AUDITED.read_text("utf-8"))
+    tables = {
+        case["id"]: audit_table(case, record["columns"][language], language)
+        for case in record["cases"]
+    }
+
+    def table(place: re.Match[str]) -> str:
+        if place[1] not in tables:
+            log.warning("%s has no report '%s'", AUDITED, place[1])
+        return tables.get(place[1], "")
+
+    return AUDIT.sub(table, markdown)
+
+
+def audit_table(case: Any, columns: dict[str, str], language: str) -> str:
+    """One report's audit as HTML: Markdown's tables have no cell across the columns."""
+
+    def across(tag: str, *lines: str) -> str:
+        inside = "<br>".join(html.escape(line) for line in lines)
+        return f'<tr><{tag} colspan="{len(columns)}">{inside}</{tag}></tr>'
+
+    def cells(tag: str, words: dict[str, str]) -> str:
+        inside = "".join(f"<{tag}>{html.escape(words[name])}</{tag}>" for name in columns)
+        return f"<tr>{inside}</tr>"
+
+    rows = []
+    for phase in case["phases"]:
+        rows.append(across("th", phase["title"][language]))
+        for finding in phase["findings"]:
+            words = finding["text"][language]
+            rows += [cells("td", words), across("td", words["reason"], *words["also"])]
+    lines = [
+        f"<table><thead>{cells('th', columns)}</thead>",
+        "<tbody>",
+        *rows,
+        "</tbody></table>",
+        "",
+        case["tally"][language],
+    ]
+    return "\n".join(lines)

@@ -226,6 +226,16 @@ def rental_usd(hours: float, usd_per_hour: float, count: int = 1) -> float:
     return hours * positive("usd_per_hour", usd_per_hour) * count
 
 
+def usd_per_hour(spent_usd: float, hours: float) -> float:
+    """What an hour cost, going by the bill. Raises UserError unless the hours are above zero."""
+    return spent_usd / positive("hours", hours)
+
+
+def rented_hours(spent_usd: float, usd_per_hour: float) -> float:
+    """The hours a bill pays for. Raises UserError for a price that is not above zero."""
+    return spent_usd / positive("usd_per_hour", usd_per_hour)
+
+
 def energy_kwh(hours: float, watts: float) -> float:
     return hours * positive("watts", watts) / 1000
 
