@@ -50,6 +50,9 @@ def build_app() -> typer.Typer:
     run_argument = typer.Argument(help=say("cli.run"), metavar="RUN")
     text_option = typer.Option("--text", help=say("cli.text"), metavar="FILE")
     dataset_option = typer.Option(help=say("cli.dataset"), metavar="HF_NAME")
+    ladder_argument = typer.Argument(help=say("cli.ladder_name", names="cpu, x1, small"))
+    ladder_file_option = typer.Option("--config", help=say("cli.ladder_config"), metavar="FILE")
+    ladder_text_option = typer.Option("--text", help=say("cli.ladder_text"), metavar="FILE")
 
     def plan(
         preset: Annotated[str | None, preset_option] = None,
@@ -76,6 +79,17 @@ def build_app() -> typer.Typer:
             as_json=as_json,
             out=out,
         )
+
+    def cases(
+        name: Annotated[str | None, typer.Argument(help=say("cli.case"), metavar="NAME")] = None,
+        file: Annotated[
+            Path | None, typer.Option("--file", help=say("cli.cases_file"), metavar="FILE")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help=say("cli.audit_json"))] = False,
+    ) -> None:
+        from x1.cases import run_cases_command
+
+        run_cases_command(name, file=file, as_json=as_json)
 
     def data(
         preset: Annotated[str | None, preset_option] = None,
@@ -137,12 +151,27 @@ def build_app() -> typer.Typer:
 
         console.print(say("cli.exported", path=artefact.export(run, step)))
 
+    def ladder(
+        name: Annotated[str | None, ladder_argument] = None,
+        config: Annotated[Path | None, ladder_file_option] = None,
+        text: Annotated[list[Path] | None, ladder_text_option] = None,
+        out: Annotated[Path | None, typer.Option(help=say("cli.ladder_out"))] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help=say("cli.dry_run"))] = False,
+        as_json: Annotated[bool, typer.Option("--json", help=say("cli.ladder_json"))] = False,
+    ) -> None:
+        from x1.ladder import run_ladder_command
+
+        code = run_ladder_command(name, config, text, out, dry_run, as_json, new_run)
+        raise typer.Exit(code)
+
     def report(run: Annotated[Path, run_argument]) -> None:
         from x1.report import write_report
 
         console.print(say("cli.reported", path=write_report(run, language())))
 
     verb("plan", "plan", plan)
+    verb("cases", "plan", cases)
+    verb("ladder", "plan", ladder)
     verb("data", "plan", data)
     verb("rehearse", "run", rehearse)
     verb("train", "run", train)
