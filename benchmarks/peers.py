@@ -32,10 +32,14 @@ from provenance import provenance
 
 from x1 import config, data, folder
 
-SLICE_S = 4.0
+SLICE_S = 3.0
 ROUNDS = 6
 TRAIN_TOKENS = 1_536_000
 EVAL_ITERS = 300
+PEER_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+OUR_RATES = (3e-3, 6e-3)
+OUR_BATCH = 4  # times the peer's: Muon's iterations cost the same at any batch
+PARTS = (1 / 8, 3 / 16, 1 / 4, 3 / 8)
 IN_BF16 = (
     "import runpy, sys, torch; torch.autocast('cpu', dtype=torch.bfloat16).__enter__();"
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -234,18 +238,18 @@ def peer_loss(peer: Path, size: Size, rate: float, tokens: int) -> float:
     """nanoGPT's own estimate of its held-out loss after `tokens`, cosine decay to a tenth."""
     steps = tokens // (size.batch * size.context)
     trainer = start_peer(
-        peer, size, f"loss-{size.d_model}-{rate}-{tokens}", False, True, max_iters=steps,
+        peer, size, f"loss-{size.d_model}-{rate}-{tokens}", True, True, max_iters=steps,
         lr_decay_iters=steps, eval_interval=steps, eval_iters=EVAL_ITERS, learning_rate=rate,
         min_lr=rate / 10, always_save_checkpoint=False,
     )  # fmt: skip
     trainer.process.wait()
-    said = re.findall(
-        rf"step {steps}: train loss [\d.]+, val loss ([\d.]+)", trainer.log.read_text()
-    )
-    return float(said[0]) if said else math.nan
+    said = trainer.log.read_text()
+    found = re.findall(rf"step {steps}: train loss [\d.]+, val loss ([\d.]+)", said)
+    return report("nanoGPT", size, tokens, rate, float(found[0]) if found else math.nan)
 
 
 def our_loss(text: Path, size: Size, batch: int, rate: float, tokens: int) -> float:
+    """Ours over the whole held-out part after `tokens`."""
     steps = tokens // (batch * size.context)
     name = f"ours-{size.d_model}-{batch}-{rate}-{tokens}"
     settings = (
@@ -258,54 +262,52 @@ def our_loss(text: Path, size: Size, batch: int, rate: float, tokens: int) -> fl
     )
     start_ours(text, size, name, settings).process.wait()
     lines = folder.read_lines(Path(name) / folder.METRICS)
-    return next(line["val_loss"] for line in reversed(lines) if "val_loss" in line)
+    loss = next(line["val_loss"] for line in reversed(lines) if "val_loss" in line)
+    return report("X1", size, tokens, rate, loss)
 
 
-def losses(
-    peer: Path,
-    text: Path,
-    size: Size,
-    tokens: int,
-    rates: list[float],
-    ours: list[tuple[int, float]],
-) -> dict[str, Any]:
-    """Both after the same tokens, the peer's learning rate tuned, and how soon ours is there.
+def report(who: str, size: Size, tokens: int, rate: float, loss: float) -> float:
+    print(f"{who}, width {size.d_model}: {tokens} tokens at {rate}: {loss:.4f}", file=sys.stderr)
+    return loss
 
-    `ours` are (batch, learning rate) pairs to try. How soon: the least part of `tokens`, each a
-    schedule of its own, whose final loss is no more than the peer's best.
+
+def losses(peer: Path, text: Path, size: Size) -> dict[str, Any]:
+    """Both after the same tokens, learning rates tuned on a third of them, and how soon ours is as
+    good: the least part of the tokens, each a schedule of its own, that reaches the peer's best.
     """
-    theirs = {str(rate): peer_loss(peer, size, rate, tokens) for rate in rates}
-    tuned = min(theirs.values())
-    mine = [
-        {"batch": batch, "lr": rate, "loss": our_loss(text, size, batch, rate, tokens)}
-        for batch, rate in ours
-    ]
-    soon = []
-    for part in (1 / 8, 3 / 16, 1 / 4, 3 / 8):
-        for batch, rate in ours:
-            part_tokens = int(tokens * part)
-            loss = our_loss(text, size, batch, rate, part_tokens)
-            row = {"batch": batch, "lr": rate, "tokens": part_tokens, "loss": loss}
-            soon.append(row)
-            print(row, file=sys.stderr)
-        if min(row["loss"] for row in soon) <= tuned:
+    third = TRAIN_TOKENS // 3
+    found: dict[str, Any] = {"tokens": [third, TRAIN_TOKENS], "dtype": "bf16, compiled"}
+    theirs = {rate: peer_loss(peer, size, rate, third) for rate in PEER_RATES}
+    best = sorted(theirs, key=lambda rate: theirs[rate])[:2]
+    final = {rate: peer_loss(peer, size, rate, TRAIN_TOKENS) for rate in best}
+    found["nanogpt"] = [{str(r): loss for r, loss in tried.items()} for tried in (theirs, final)]
+
+    batch = OUR_BATCH * size.batch
+    mine = {rate: our_loss(text, size, batch, rate, third) for rate in OUR_RATES}
+    rate = min(mine, key=lambda rate: mine[rate])
+    whole = our_loss(text, size, batch, rate, TRAIN_TOKENS)
+    found["x1_batch_sequences"] = batch
+    found["x1"] = [{str(r): loss for r, loss in mine.items()}, {str(rate): whole}]
+    found["x1_sooner"] = []
+    for part in PARTS:
+        tokens = int(TRAIN_TOKENS * part)
+        loss = our_loss(text, size, batch, rate, tokens)
+        found["x1_sooner"].append({"tokens": tokens, "loss": loss})
+        if loss <= min(final.values()):
             break
-    return {"tokens": tokens, "nanogpt_by_rate": theirs, "ours": mine, "sooner": soon}
+    return found
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     asked.add_argument("peer", type=Path)
     asked.add_argument("text", type=Path)
-    asked.add_argument("--out", type=Path)
+    asked.add_argument("--out", type=Path, help="results are added to what is in there")
     asked.add_argument("--part", choices=("speed", "loss", "both"), default="both")
-    asked.add_argument(
-        "--size", type=int, choices=(0, 1), action="append", help="which; default both"
-    )
-    asked.add_argument("--tokens", type=int, default=TRAIN_TOKENS)
-    asked.add_argument("--small", action="store_true", help="a tiny shape, to see it all work")
+    asked.add_argument("--size", type=int, choices=(0, 1), action="append", help="default: both")
+    asked.add_argument("--tiny", action="store_true", help="a tiny shape, to see it all work")
     options = asked.parse_args()
     out = options.out.resolve() if options.out else None
     record: dict[str, Any] = {
@@ -318,27 +320,43 @@ def main() -> None:
     }
     if out and out.exists():
         record["sizes"] = json.loads(out.read_text())["sizes"]
-    chosen = TINY if options.small else SIZES
-    sizes = [s for i, s in enumerate(chosen.items()) if not options.size or i in options.size]
+    shapes = list((TINY if options.tiny else SIZES).items())
     peer, text = options.peer.resolve(), options.text.resolve()
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
         shutil.copyfile(text, text.name)
-        copy = prepare_peer(peer, text)
-        for name, size in sizes:
+        copy, text = prepare_peer(peer, text), Path(text.name)
+        for name, size in [shapes[i] for i in options.size or range(len(shapes))]:
             row = record["sizes"].setdefault(name, {})
             if options.part != "loss":
-                row["speed"] = speed(
-                    copy, Path(text.name), size, (size.batch, 2 * size.batch, 4 * size.batch)
-                )
+                batches = (size.batch, 2 * size.batch, OUR_BATCH * size.batch)
+                row["speed"] = speed(copy, text, size, batches)
             if options.part != "speed":
-                ours = [(size.batch, 5e-3), (2 * size.batch, 7e-3)]
-                row["loss"] = losses(
-                    copy, Path(text.name), size, options.tokens, [1e-3, 2e-3, 4e-3, 8e-3], ours
-                )
+                row["loss"] = losses(copy, text, size)
+            if "speed" in row and "loss" in row:
+                row["verdict"] = verdict(row, size)
             if out:
                 folder.write_json(out, record)
     print(json.dumps(record, indent=1))
+
+
+def verdict(row: dict[str, Any], size: Size) -> dict[str, float]:
+    """The ratios that count: rate, memory, and the time to the peer's best final loss."""
+    rows = {r["setting"]: r for r in row["speed"]}
+    fastest = max((r for n, r in rows.items() if "nanoGPT" in n), key=lambda r: r["tokens_per_s"])
+    same = rows["X1 bf16 compiled"]
+    ours = rows[f"X1 bf16 compiled, batch {OUR_BATCH * size.batch}"]
+    sooner = row["loss"]["x1_sooner"][-1]
+    reached = sooner["loss"] <= min(row["loss"]["nanogpt"][1].values())
+    seconds = sooner["tokens"] / ours["tokens_per_s"]
+    found = {
+        "tokens_per_s_at_the_same_batch": same["tokens_per_s"] / fastest["tokens_per_s"],
+        "tokens_per_s_at_ours": ours["tokens_per_s"] / fastest["tokens_per_s"],
+        "peak_memory_at_the_same_batch": same["peak_mb"] / fastest["peak_mb"],
+        "peak_memory_at_ours": ours["peak_mb"] / fastest["peak_mb"],
+        "time_to_its_best_loss": seconds / (TRAIN_TOKENS / fastest["tokens_per_s"]),
+    }
+    return {k: round(v, 3) for k, v in found.items() if reached or k != "time_to_its_best_loss"}
 
 
 def peer_commit(peer: Path) -> str:
