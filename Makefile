@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 # Material announces a later MkDocs at every build; versions are pinned here.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help rehearsal test lab site site-serve figures clean
+.PHONY: help rehearsal test lab site site-serve figures stale clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make lab         JupyterLab with the kernel X1"
 	@echo "make site        build the site into site/; make site-serve: read it at localhost:8000"
 	@echo "make figures     write again the figures and tables the site computes from the package"
+	@echo "make stale       measured results that the code has outgrown"
 	@echo "make clean       remove what was built (runs/, data/ and work/ are yours and stay)"
 
 .make/venv: constraints.txt
@@ -65,6 +66,9 @@ site-serve: .make/site
 
 figures: .make/core
 	$(BIN)/python docs/figures.py
+
+stale: .make/core
+	@$(BIN)/python benchmarks/stale.py
 
 clean:
 	rm -rf .venv .make site .mypy_cache .ruff_cache .pytest_cache

@@ -22,7 +22,7 @@ from mkdocs.plugins import event_priority
 
 MEASURED = Path(__file__).parent / "measured"
 TEMPLATE = re.compile(r"<!-- for each result -->\n(.*)<!-- end -->", re.DOTALL)
-ROWS = re.compile(r"<!-- for each (\w+) in ([\w-]+\.json) -->\n(.*?\n)<!-- end -->\n", re.DOTALL)
+ROWS = re.compile(r"<!-- for each (\w+) in ([\w/-]+\.json) -->\n(.*?\n)<!-- end -->\n", re.DOTALL)
 FIELD = re.compile(r"\{(\w+)\}")
 AUDITED = Path(__file__).parent / "cases.json"
 AUDIT = re.compile(r"<!-- audit of ([\w-]+) -->")
