@@ -8,6 +8,7 @@ losers stay. With --out, results are added to those in the file.
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -169,7 +170,48 @@ def ideas(text: Path) -> dict[str, Callable[[], list[dict[str, Any]]]]:
             lambda size: per_token(pair(step(size, **fast), step(size, 4, **fast)), 4)
         ),
         "logits_in_bf16": lambda: sizes(logits_pair),
+        "waiting": waiting,
     }
+
+
+WAYS_TO_WAIT = {
+    "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
+    "GOMP_SPINCOUNT=100000": {"GOMP_SPINCOUNT": "100000"},
+    "OMP_WAIT_POLICY=ACTIVE": {"OMP_WAIT_POLICY": "ACTIVE"},
+}
+TIMED_STEP = """
+import ideas, torch
+torch.set_num_threads(2)
+print(ideas.turns(ideas.step("width 128", dtype="bf16"))[0])
+"""
+BURN = [sys.executable, "-c", "while True: pass"]
+
+
+def waiting() -> list[dict[str, Any]]:
+    """A training step at width 128, eager bf16, for each way OpenMP's threads can wait for each
+    other: on a quiet machine, and beside two programs that never rest.
+    """
+
+    def step_ms(environment: dict[str, str]) -> float:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+        done = subprocess.run(
+            [sys.executable, "-c", TIMED_STEP],
+            env=inherited | environment | {"PYTHONPATH": str(ROOT / "benchmarks")},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return float(done.stdout)
+
+    rows = [{"where": name, "quiet_ms": step_ms(way)} for name, way in WAYS_TO_WAIT.items()]
+    burners = [subprocess.Popen(BURN) for _ in range(2)]
+    try:
+        for row, way in zip(rows, WAYS_TO_WAIT.values(), strict=True):
+            row["busy_ms"] = step_ms(way)
+    finally:
+        for burner in burners:
+            burner.kill()
+    return rows
 
 
 def per_token(found: dict[str, float], times: int) -> dict[str, float]:

@@ -182,7 +182,8 @@ def speed(peer: Path, text: Path, size: Size, batches: tuple[int, ...]) -> list[
         for mode, compiled in (("eager", False), ("compiled", True)):
             name = f"nanoGPT {dtype} {mode}"
             trainers[name] = start_peer(
-                peer, size, name.replace(" ", "-"), bf16, compiled, max_iters=10**6,
+                peer, size, f"{name}-{size.d_model}".replace(" ", "-"), bf16, compiled,
+                max_iters=10**6,
                 eval_interval=10**7, eval_iters=1, learning_rate=1e-3,
             )  # fmt: skip
             for batch in batches if compiled and bf16 else (size.batch,):
@@ -192,7 +193,7 @@ def speed(peer: Path, text: Path, size: Size, batches: tuple[int, ...]) -> list[
                     f"train.dtype={dtype}",
                     f"train.compile={str(compiled).lower()}",
                 )
-                slug = name.replace(" ", "-").replace(",", "")
+                slug = f"{name}-{size.d_model}".replace(" ", "-").replace(",", "")
                 settings += quiet_settings(10**5)
                 trainers[name] = start_ours(text, size, slug, settings)
     try:

@@ -4,6 +4,7 @@ import os
 
 __version__ = "0.1.0"
 
-# torch's threads spin while they wait for each other, which starves them where another program
-# shares the cores, so they sleep instead. It must be said before torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch's threads wait for each other in a loop before they sleep. GNU OpenMP's own choice, a long
+# loop, starves them where another program shares the cores; none at all makes small steps twice as
+# slow. A short one is best in both cases (docs/ideas.md). To be said before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")

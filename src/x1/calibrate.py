@@ -10,7 +10,7 @@ import tomllib
 
 import torch
 
-from x1 import config, flops, hardware, train
+from x1 import config, hardware, train
 from x1.config import RunConfig
 from x1.ranks import Ranks, device_of
 
@@ -23,12 +23,12 @@ def tokens_per_s(config: RunConfig) -> float:
     ranks = Ranks(0, 1, device_of(config.train))
     model, network, optimizers = train.assemble(config, ranks)
     shape = (config.train.batch_sequences, config.model.context + 1)
-    size = flops.cpu_micro_batch(config)
+    size = hardware.automatic_micro_batch(config, ranks.device, config.train.batch_sequences)
     durations = []
     for _ in range(STEPS + 1):
         ids = torch.randint(config.model.vocab_size, shape, device=ranks.device)
         started = time.perf_counter()
-        train.forward_backward(network, ids, size, config.optim.z_loss)
+        train.forward_backward(network, ids, size, config.optim.z_loss, config.train.compile)
         norm = train.clip_gradients(model, config.optim.clip)
         float(norm)  # waits for the device
         train.update(optimizers, config.optim.lr)

@@ -253,9 +253,11 @@ def measured_matmul_ceiling(
     threads: int = 2,
     seconds: float = 1.0,
     device: str = "cpu",
-    sizes: tuple[int, ...] = (512, 1024, 2048),
+    sizes: tuple[int, ...] = (),
 ) -> Peak:
     """The fastest square matmul seen in `seconds`: the peak of hardware with no table entry.
+
+    `sizes` are those tried; by default small ones on a CPU, large ones on a GPU.
 
     It is a ceiling of this library on this machine, not of the silicon: an MFU against it is not
     comparable with one against a data sheet, and matmuls of luckier shapes may pass it.
@@ -263,6 +265,7 @@ def measured_matmul_ceiling(
     import torch
 
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    sizes = sizes or ((512, 1024, 2048) if device == "cpu" else (2048, 4096, 8192))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from x1 import flops, folder
 from x1.config import RunConfig, TrainConfig
-from x1.ranks import Ranks
+from x1.ranks import Ranks, from_first
 from x1.text import say
 
 if TYPE_CHECKING:
@@ -25,43 +24,33 @@ MANIFEST_FORMAT = "x1-manifest-1"
 def prepare(config: TrainConfig) -> None:
     """Fix the thread count and, if asked, torch's deterministic algorithms."""
     torch.set_num_threads(config.threads)
-    torch.set_float32_matmul_precision("high")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def micro_batch(run: Path, config: RunConfig, network: nn.Module, ranks: Ranks) -> int:
-    """Sequences per forward pass and rank; "auto" is resolved once and then read from the manifest.
-
-    On a CPU, the most that stay within a fixed number of tokens; on a GPU, the most whose forward
-    and backward pass fit in memory, found by halving.
-    """
+def micro_batch(run: Path, config: RunConfig, ranks: Ranks) -> int:
+    """Sequences per forward pass and rank; "auto" is resolved once, and then read again."""
     per_rank = config.train.batch_sequences // ranks.world
     if config.train.micro_batch != "auto":
         return min(config.train.micro_batch, per_rank)
     if (run / folder.MANIFEST).exists():
         return int(folder.read_json(run / folder.MANIFEST, MANIFEST_FORMAT)["micro_batch"])
-    if ranks.device.type == "cpu":
-        return min(flops.cpu_micro_batch(config), per_rank)
-    size = per_rank
-    while size > 1 and not _fits(config, network, ranks, size):
-        size = -(-size // 2)
-    return size
+    return int(from_first(automatic_micro_batch(config, ranks.device, per_rank), ranks))
 
 
-def _fits(config: RunConfig, network: nn.Module, ranks: Ranks, size: int) -> bool:
-    ids = torch.zeros((size, config.model.context), dtype=torch.long, device=ranks.device)
-    try:
-        network(ids).float().logsumexp(-1).mean().backward()
-    except torch.OutOfMemoryError:
-        return False
-    finally:
-        network.zero_grad()
-        torch.cuda.empty_cache()
-    # Optimizer state comes on top, so leave a tenth of the memory free.
-    _, total = torch.cuda.mem_get_info()
-    return torch.cuda.max_memory_allocated() < 0.9 * total
+def automatic_micro_batch(config: RunConfig, device: torch.device, per_rank: int) -> int:
+    """The largest part of `per_rank` sequences that fits: into the GPU's memory by the estimate of
+    `flops.memory`, on a CPU into a fixed number of tokens. All parts are alike, so that a compiled
+    model has one shape.
+    """
+    if device.type == "cpu":
+        fits = flops.cpu_micro_batch(config)
+    else:
+        _, total_bytes = torch.cuda.mem_get_info(device)
+        fits = flops.fitting_micro_batch(config, total_bytes / flops.GIGA)
+    return max((n for n in range(1, min(fits, per_rank) + 1) if per_rank % n == 0), default=1)
 
 
 def write_manifest(job: "Job") -> None:

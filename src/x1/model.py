@@ -153,7 +153,7 @@ class Transformer(nn.Module):
         x = self.embed_tokens(ids).to(self.dtype)  # (B, T, C)
         for block in self.layers:
             if self.recompute and self.training:
-                x = checkpoint(block, x, cos, sin, use_reentrant=False)
+                x = checkpoint(block, x, cos, sin, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, cos, sin)
         x = self.norm(x)

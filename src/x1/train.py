@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def train(run: Path) -> int:
         hardware.prepare(config.train)
         share_batch(config, ranks)
         model, network, optimizers = assemble(config, ranks)
-        micro_batch = hardware.micro_batch(run, config, network, ranks)
+        micro_batch = hardware.micro_batch(run, config, ranks)
         job = Job(run, config, dataset, ranks, model, network, optimizers, micro_batch)
         if ranks.first:
             if not (run / folder.MANIFEST).exists():
@@ -113,7 +114,8 @@ def assemble(
     initialise(model, config.train.seed)
     network = spread_over(ranks, model, config.train.parallel)
     if config.train.compile:
-        network.compile()
+        # One graph for training and one for evaluation: a batch of any size would be slower.
+        network.compile(dynamic=False)
     return model, network, build_optimizers(model, config.optim)
 
 
@@ -133,7 +135,9 @@ def loop(job: Job, at: Position, stop: "StopSignal") -> str:
             ids = stability.tamper_batch(faults, batch(job, index))
             lr = learning_rate(config.optim, at.step, steps)
 
-            loss_tensor = forward_backward(job.network, ids, job.micro_batch, config.optim.z_loss)
+            loss_tensor = forward_backward(
+                job.network, ids, job.micro_batch, config.optim.z_loss, config.train.compile
+            )
             stability.tamper_gradient(faults, job.model)
             norm_tensor = clip_gradients(job.model, config.optim.clip)
             save_due = time.monotonic() - saved_at > 60 * config.checkpoint.every_minutes
@@ -193,19 +197,35 @@ def batch(job: Job, index: int) -> Tensor:
     return ids.to(ranks.device, non_blocking=True)
 
 
-def forward_backward(network: nn.Module, ids: Tensor, micro_batch: int, z_loss: float) -> Tensor:
+def forward_backward(
+    network: nn.Module, ids: Tensor, micro_batch: int, z_loss: float, compiled: bool = False
+) -> Tensor:
     """Gradients of the batch's mean loss, one micro-batch at a time; returns that mean, in nats."""
     total = torch.zeros((), device=ids.device)
     parts = ids.split(micro_batch)
     for number, part in enumerate(parts, start=1):
         hold_gradients(network, number < len(parts))
         share = len(part) / len(ids)
-        logits = network(part[:, :-1]).float().flatten(0, 1)  # (B T, V), softmax in fp32
-        loss = F.cross_entropy(logits, part[:, 1:].flatten())
-        penalty = z_loss * logits.logsumexp(-1).square().mean() if z_loss else 0.0
+        measure = compiled_loss() if compiled else loss_and_penalty
+        loss, penalty = measure(network(part[:, :-1]), part[:, 1:], z_loss)
         ((loss + penalty) * share).backward()
         total += loss.detach() * share
     return total
+
+
+def loss_and_penalty(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of `logits` (B, T, V), and the z-loss (2204.02311, section 5)."""
+    logits = logits.float().flatten(0, 1)  # (B T, V), softmax in fp32
+    loss = F.cross_entropy(logits, targets.flatten())
+    return loss, z_loss * logits.logsumexp(-1).square().mean() if z_loss else torch.zeros_like(loss)
+
+
+@cache
+def compiled_loss() -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]:
+    """`loss_and_penalty`, compiled: eager, it reads and writes the logits a dozen times, and they
+    are the largest tensor there is.
+    """
+    return torch.compile(loss_and_penalty, dynamic=False)
 
 
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
@@ -228,10 +248,13 @@ def judge(job: Job, at: Position, loss: float, norm: float) -> stability.Verdict
 
     def probe_loss() -> float:
         ids = batch(job, at.detector.quiet_index)
+        total = torch.zeros(1, device=ids.device)
         with torch.no_grad():
-            logits = job.network(ids[:, :-1]).float().flatten(0, 1)
+            for part in ids.split(job.micro_batch):
+                loss, _ = loss_and_penalty(job.network(part[:, :-1]), part[:, 1:], 0.0)
+                total += loss * len(part) / len(ids)
         reshard(job.network)
-        return average(F.cross_entropy(logits, ids[:, 1:].flatten())[None], job.ranks)[0]
+        return average(total, job.ranks)[0]
 
     return stability.judge(
         at.detector, job.config.stability, at.data_index, loss, norm, at.skipped, probe_loss
