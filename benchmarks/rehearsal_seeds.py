@@ -13,7 +13,7 @@ from typing import Any
 
 from provenance import provenance
 
-from x1 import config, data, evaluate, folder, plan
+from x1 import config, data, evaluate, folder, predict
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "runs" / "rehearsal-seeds"  # what is there already is not trained again
@@ -56,12 +56,12 @@ def main() -> None:
     }
     folder.write_json(ROOT / "docs/measured/rehearsal.json", record)
     entry = {
-        "recipe": plan.recipe(chosen),
+        "recipe": predict.recipe(chosen),
         "loss_nats_per_token": [run["loss_nats_per_token"] for run in runs],
         "bits_per_byte": [run["bits_per_byte"] for run in runs],
         "provenance": {key: source[key] for key in ("command", "hardware", "versions")},
     }
-    shipped = plan.shipped_measurements()
+    shipped = predict.shipped_measurements()
     ours = source["command"].split()[1]
     others = [e for e in shipped["losses"] if ours not in e["provenance"]["command"]]
     folder.write_json(ROOT / "src/x1/measured.json", {**shipped, "losses": [*others, entry]})

@@ -1,7 +1,10 @@
+import dataclasses
 import hashlib
 import io
 import json
 import math
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from x1 import flops, folder, money, plan, scaling
+from x1 import flops, folder, ladder, money, plan, plan_page, predict, scaling
 from x1.config import PRESETS, RunConfig, build, to_toml
 from x1.text import LANGUAGES, UserError, set_language
 
@@ -60,7 +63,7 @@ def test_the_briefs_money() -> None:
     training = value(record, "training_hours")
     assert training == pytest.approx(hours_for_the_run)
     rental = line(record, "run")["usd"]["value"] + line(record, "set_up")["usd"]["value"]
-    evaluation = value(record, "hours") - 24
+    evaluation = line(record, "run")["hours"]["value"] - hours_for_the_run
     assert rental - 1.10 * evaluation == pytest.approx(26.40)
     # By the brief's hours the card would do this run at a sixteenth of its peak.
     assert value(record, "mfu") == pytest.approx(0.06, abs=0.003)
@@ -117,6 +120,75 @@ def test_a_price_stays_with_its_machine() -> None:
     assert plan.planned_config(config, TODAY, hardware="h200").money.price_usd_per_hour is None
 
 
+# ---- The ladder's line
+
+
+def fitted_flops() -> float:
+    """By the definition: a trunk to the last cool-down, a cool-down for each D, the other seeds."""
+    definition, total = ladder.named("x1"), 0.0
+    cooldown = definition.cooldown_fraction
+    for rung in definition.rungs:
+        counts = definition.counts(rung)
+        tokens = (1 - cooldown) * counts[-1] + cooldown * sum(counts)
+        tokens += (definition.seeds - 1) * counts[-1] * (rung.name == definition.seed_rung)
+        tokens_each = ladder.rung_flops(definition, rung, 1)
+        total += tokens * tokens_each
+    return total
+
+
+def test_the_ladder_is_in_the_hours_the_sentence_and_the_reserve() -> None:
+    record = capstone(mfu=0.40)
+    rungs = line(record, "ladder")
+    assert rungs["on_the_clock"] and rungs["usd"]["value"] > 1
+    assert rungs["usd"]["value"] == pytest.approx(1.39 * rungs["hours"]["value"])
+    clock = [entry for entry in record["lines"] if entry["on_the_clock"]]
+    assert [entry["item"] for entry in clock] == ["set_up", "ladder", "run"]
+    sentence = money.parse_cost_sentence(record["sentence"]["en"])
+    assert sentence.hours == pytest.approx(sum(entry["hours"]["value"] for entry in clock))
+    dearest = sum(entry["usd"]["high"] for entry in record["lines"])
+    assert record["money"]["reserve_usd"] == pytest.approx(dearest, abs=0.0051)
+
+
+def test_without_a_gpu_the_ladder_is_its_flops_at_the_runs_speed() -> None:
+    record = capstone(hardware="own-cpu", tokens_per_s=50_000)
+    hours = line(record, "ladder")["hours"]
+    starts = 20 / 60  # 20 runs, a minute each
+    flops_per_s = 50_000 * record["model"]["flops_per_token"]["causal"]
+    assert hours["value"] - starts == pytest.approx(fitted_flops() / flops_per_s / 3600, rel=1e-3)
+
+
+def test_on_a_gpu_its_narrow_models_are_slower_than_their_flops_say() -> None:
+    record = capstone(mfu=0.40)
+    hours, peak = line(record, "ladder")["hours"], 312e12
+    at_the_runs_mfu = fitted_flops() / (0.40 * peak) / 3600
+    _, soonest, _ = (20 * each for each in predict.LADDER_START_HOURS)
+    assert hours["value"] > 2 * at_the_runs_mfu
+    assert hours["low"] == pytest.approx(at_the_runs_mfu / 1.1 + soonest, abs=0.011)
+    assert hours["low"] < hours["value"] < hours["high"]
+    assert f"{fitted_flops():.2e}"[:3] in hours["basis"]["en"]
+
+
+def test_the_ladders_speed_is_that_of_its_own_two_terms() -> None:
+    """A card with no memory traffic to wait for would train every rung at the run's own MFU."""
+    config, card = build("x1-50m"), flops.gpu("a100-80gb")
+    machine = money.hardware("a100-80gb")
+    endless = dataclasses.replace(machine, gpu=dataclasses.replace(card, bandwidth_gb_s=1e12))
+    rate = predict.predict_throughput(config, machine, mfu=0.40)
+    slow, fast = (predict.predict_ladder(config, each, rate) for each in (machine, endless))
+    assert slow.value is not None and fast.value is not None
+    # What is left is Muon's own rounds, which the FLOPs of a token leave out.
+    least = fitted_flops() / (0.40 * 312e12) / 3600 + 20 / 60
+    assert least <= fast.value < 1.03 * least < slow.value
+
+
+@pytest.mark.parametrize("other", ["model.n_layers=11", 'data.dataset="someone/text"'])
+def test_a_ladder_predicts_its_own_model_on_its_own_data(other: str) -> None:
+    assert predict.ladder_of(build("x1-50m")) == ladder.named("x1")
+    assert predict.ladder_of(build("x1-50m", None, (other,))) is None
+    made = plan.make_plan(build("x1-50m", None, (other,)), today=TODAY, prices=PRICES)
+    assert line(made.record, "ladder")["usd"]["value"] == 0
+
+
 # ---- Throughput
 
 
@@ -125,7 +197,7 @@ def test_a_rate_is_typed_or_measured_or_guessed_or_unknown() -> None:
     assert (typed["value"], typed["low"], typed["high"]) == pytest.approx((3e5, 2.7e5, 3.3e5))
     guessed = capstone()["predictions"]
     mfu = guessed["mfu"]
-    assert (mfu["value"], mfu["low"], mfu["high"]) == pytest.approx(plan.MFU_GUESS)
+    assert (mfu["value"], mfu["low"], mfu["high"]) == pytest.approx(predict.MFU_GUESS)
     assert "not measured" in guessed["tokens_per_s"]["basis"]["en"]
     assert value(own_cpu().record, "tokens_per_s") == 12_000
     record = own_cpu(calibrate=None).record
@@ -140,7 +212,38 @@ def test_a_rented_machine_is_not_calibrated_here() -> None:
         raise AssertionError
 
     capstone(calibrate=never)
+    capstone(hardware="own-rtx-4090", calibrate=never)
     own_cpu(calibrate=never, tokens_per_s=5000)
+
+
+def test_a_machine_too_slow_to_measure_says_so() -> None:
+    record = own_cpu(calibrate=lambda config: None).record
+    assert "minute" in record["predictions"]["tokens_per_s"]["basis"]["en"]
+    assert reasons(record) == ["no_rate"]
+
+
+def test_the_command_measures_this_cpu_itself() -> None:
+    settings = ("model.n_layers=1", "model.d_model=16", "model.n_heads=1", "model.d_ff=16")
+    config = build("rehearsal", None, (*settings, "train.threads=1", "train.batch_sequences=1"))
+    made = plan_page.run_plan_command(
+        config, today=TODAY, calibrate=plan_page.measure, console=Console(file=io.StringIO())
+    )
+    assert value(made.record, "tokens_per_s") > 0
+    assert "measured on this machine" in made.record["predictions"]["tokens_per_s"]["basis"]["en"]
+
+
+def test_a_whole_plan_is_made_and_printed_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from datetime import date; from x1 import plan_page; from x1.config import build\n"
+        "plan_page.run_plan_command(build('x1-50m'), today=date(2026, 11, 20))"
+    )
+    assert (
+        "d512"
+        in subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 # ---- Loss
@@ -171,8 +274,21 @@ def test_a_law_needs_parameters_and_tokens(N: float, D: float) -> None:
         scaling.HOFFMANN.predict(N, D)
 
 
-def test_bits_per_byte_need_a_measured_tokenizer() -> None:
-    assert capstone()["predictions"]["bits_per_byte"]["value"] is None
+def test_bits_per_byte_without_a_measured_tokenizer_are_wider() -> None:
+    """1 bit/byte is ln 2 nats for each byte of the token."""
+    predictions = capstone()["predictions"]
+    nats, bits = predictions["loss_nats_per_token"], predictions["bits_per_byte"]
+    value, low, high = predict.BYTES_PER_TOKEN
+    assert nats["value"] == pytest.approx(bits["value"] * math.log(2) * value)
+    assert nats["low"] == pytest.approx(bits["low"] * math.log(2) * high)
+    assert nats["high"] == pytest.approx(bits["high"] * math.log(2) * low)
+    assert "assumed" in bits["basis"]["en"] and "sin medir" in bits["basis"]["es"]
+    made = plan.make_plan(build("baby-7m"), today=TODAY, tokens_per_s=1e4)  # a text of one's own
+    assert made.record["predictions"]["bits_per_byte"]["value"] is None
+
+
+def test_a_measured_tokenizer_prices_bits_and_data() -> None:
+    assert "assumed" in line(capstone(), "data")["hours"]["basis"]["en"]
     entry = {
         "source": "dataset",
         "dataset": "HuggingFaceFW/fineweb-edu",
@@ -193,7 +309,7 @@ def test_generated_corpus_is_predicted_from_runs_of_its_recipe_or_not_at_all() -
     assert own_cpu().record["predictions"]["loss_nats_per_token"]["value"] is None
     losses = [1.00, 1.02, 1.01]
     entry = {
-        "recipe": plan.recipe(config),
+        "recipe": predict.recipe(config),
         "loss_nats_per_token": losses,
         "bits_per_byte": [x / 3 for x in losses],
     }
@@ -204,7 +320,7 @@ def test_generated_corpus_is_predicted_from_runs_of_its_recipe_or_not_at_all() -
         (0.96031, 1.01, 1.05969), abs=1e-5
     )
     other_seed = build("rehearsal", None, ("train.seed=7", "data.seed=7", "train.threads=1"))
-    assert plan.recipe(other_seed) == plan.recipe(config)
+    assert predict.recipe(other_seed) == predict.recipe(config)
     longer = build("rehearsal", None, ("train.steps=501",))
     made = plan.make_plan(longer, today=TODAY, measured=measured, tokens_per_s=1e4)
     assert made.record["predictions"]["loss_nats_per_token"]["value"] is None
@@ -216,7 +332,7 @@ def test_no_law_is_claimed_for_a_text_of_ones_own() -> None:
 
 
 def test_shipped_measurements_carry_their_provenance() -> None:
-    measured = plan.shipped_measurements()
+    measured = predict.shipped_measurements()
     for entry in [*measured["losses"], *measured["tokenizers"]]:
         assert {"command", "hardware", "versions"} <= set(entry["provenance"])
     for entry in measured["losses"]:
@@ -247,6 +363,11 @@ def test_stale_after_fourteen_days_and_still_computed() -> None:
     assert record["money"]["plan_usd"] > 0
 
 
+def test_a_price_from_the_future_is_not_fresh() -> None:
+    record = capstone(today=date(2026, 11, 8))
+    assert reasons(record) == ["future_price"] and record["money"]["plan_usd"] > 0
+
+
 def test_a_typed_price_is_dated_today_and_fresh() -> None:
     made = plan.make_plan(build("x1-50m"), today=TODAY, price=1.10, measured=NOTHING)
     assert made.record["price"]["date"] == "2026-11-20" == made.config.money.price_date
@@ -256,7 +377,7 @@ def test_a_typed_price_is_dated_today_and_fresh() -> None:
 
 
 def test_over_the_budget_and_over_the_ceiling() -> None:
-    over = capstone(tokens_per_s=60_000, price=1.60)
+    over = capstone(tokens_per_s=100_000, price=1.60)
     assert reasons(over) == ["over_budget"] and 35 < over["money"]["plan_usd"] < 50
     assert money.parse_cost_sentence(over["sentence"]["en"]).buffer_usd < 0
     dear = capstone(tokens_per_s=20_000)
@@ -296,7 +417,7 @@ def test_every_preset_can_be_planned_and_printed(name: str) -> None:
     made = plan.make_plan(build(name), today=TODAY, tokens_per_s=1000)
     for code in LANGUAGES:
         console = Console(file=io.StringIO(), width=140)
-        console.print(plan.render(made.record, code))
+        console.print(plan_page.render(made.record, code))
     json.dumps(made.record, allow_nan=False)
 
 
@@ -326,7 +447,7 @@ def test_what_is_impossible_is_named_and_nothing_is_written(
     tmp_path: Path, asked: dict[str, str], key: str
 ) -> None:
     with pytest.raises(UserError) as fault:
-        plan.run_plan_command(build("x1-50m"), today=TODAY, out=tmp_path / "run", **asked)  # type: ignore[arg-type]
+        plan_page.run_plan_command(build("x1-50m"), today=TODAY, out=tmp_path / "run", **asked)  # type: ignore[arg-type]
     assert fault.value.key == key
     assert str(fault.value)
     assert not (tmp_path / "run").exists()
@@ -380,7 +501,7 @@ def test_the_command_speaks_either_language(code: str) -> None:
     output = io.StringIO()
     set_language(code)
     try:
-        made = plan.run_plan_command(
+        made = plan_page.run_plan_command(
             build("x1-50m"),
             today=TODAY,
             gpu="A100 80GB",
@@ -402,7 +523,7 @@ def test_the_command_speaks_either_language(code: str) -> None:
 
 def test_json_is_the_plan(tmp_path: Path) -> None:
     output = io.StringIO()
-    plan.run_plan_command(
+    plan_page.run_plan_command(
         build("x1-50m"), today=TODAY, as_json=True, out=tmp_path, console=Console(file=output)
     )
     assert json.loads(output.getvalue()) == plan.read_plan(tmp_path)

@@ -15,11 +15,15 @@ from x1.text import LANGUAGES, UserError, catalogue, language, say, set_language
 SOURCES = sorted(Path(x1.__file__).parent.rglob("*.py"))
 
 # Who takes a key, and what goes in front of it: say("plan.written"), word("gaps") in a report.
-SPEAKERS = {"say": "", "UserError": "", "tell": "", "_both": "plan.", "_unknown": "plan."}
+SPEAKERS = {"say": "", "UserError": "", "tell": ""}
 IN_MODULE = {
     ("report", "word"): "report.",
     ("report_tables", "word"): "report.",
-    ("plan", "word"): "plan.",
+    ("plan", "both"): "plan.",
+    ("plan", "unknown"): "plan.",
+    ("plan_page", "word"): "plan.",
+    ("predict", "both"): "plan.",
+    ("predict", "unknown"): "plan.",
     ("rehearse", "stage"): "rehearse.stage_",
 }
 PREFIXES = ("", "plan.", "report.", "rehearse.stage_")

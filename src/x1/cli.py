@@ -66,10 +66,10 @@ def build_app() -> typer.Typer:
         config: Annotated[Path | None, file_option] = None,
         set_: Annotated[list[str] | None, set_option] = None,
     ) -> None:
-        from x1.plan import run_plan_command
+        from x1.plan_page import measure, run_plan_command
 
         run_plan_command(
-            configuration.build(preset, config, tuple(set_ or ())),
+            chosen_config(preset, config, set_, None, None),
             today=date.today(),
             gpu=gpu,
             price_usd_per_hour=price_usd_per_hour,
@@ -78,6 +78,7 @@ def build_app() -> typer.Typer:
             tokens_per_s=tokens_per_s,
             as_json=as_json,
             out=out,
+            calibrate=measure,
         )
 
     def cases(

@@ -200,7 +200,11 @@ class RunConfig(_Section):
 FINEWEB_EDU = {"source": "dataset", "dataset": "HuggingFaceFW/fineweb-edu", "subset": "sample-10BT"}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # The capstone: 46.9M parameters, 128 sequences x 1,024 tokens = 131,072 tokens a step.
+    # The capstone: 46.9M parameters, 128 sequences x 1,024 tokens = 131,072 tokens a step. About 50M
+    # is the brief's choice; docs/configuration.md derives the rest. 5B tokens are the most whose dear
+    # end, with ladder and one re-launch, stays within the lab budget. The shape has the cheapest
+    # tokens of those near 50M. The batch lies between what laws want for the ladder's 1B tokens and
+    # for 5B, the learning rate between what they want at that batch. Linear to zero is the default.
     "x1-50m": {
         "model": {"vocab_size": 16_384, "n_layers": 12, "n_heads": 8, "d_model": 512, "d_ff": 1408, "context": 1024},
         "optim": {"lr": 3e-3, "warmup_steps": 500, "z_loss": 1e-5},

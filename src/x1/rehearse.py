@@ -7,8 +7,6 @@ the proof is in; a claim that fails is printed as failed, and the exit code says
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from x1 import config as configuration
-from x1 import data, evaluate, export, folder, plan, report
+from x1 import data, evaluate, export, folder, plan, plan_page, report
 from x1.config import RunConfig
 from x1.supervise import supervise
 from x1.text import language, say
@@ -47,7 +45,7 @@ def rehearse(run: Path) -> int:
     folder.check_claim(run, config)
     stage("plan", run=run)
     prepared = data.prepare(config)
-    plan.run_plan_command(config, today=date.today(), out=run, calibrate=calibrate)
+    plan_page.run_plan_command(config, today=date.today(), out=run, calibrate=plan_page.measure)
 
     stage("train")
     kill_at = kill_step(config)
@@ -84,18 +82,6 @@ def rehearse(run: Path) -> int:
 
 def stage(key: str, **values: Any) -> None:
     console.rule(say(f"rehearse.stage_{key}", **values), align="left")
-
-
-def calibrate(config: RunConfig) -> float:
-    """Measured training tokens/s of this configuration on this machine, over a few steps."""
-    output = subprocess.run(
-        [sys.executable, "-m", "x1.calibrate"],
-        input=configuration.to_toml(config),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
-    return float(output)
 
 
 def kill_step(config: RunConfig) -> int:
