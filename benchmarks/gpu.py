@@ -92,8 +92,9 @@ class Variant:
 
     compile: "loop" as the preset and train.assemble have it, "static", "dynamic", "blocks", or a
     mode of torch.compile. loss: "loop", or where it is computed instead. `baseline` names the
-    variant that it is compared with. `evaluated_first`: a batch of another size comes before training, as the
-    evaluation at step 0 does in train.loop; torch may then compile for any batch size.
+    variant that it is compared with. `evaluated_first`: a batch of another size comes before
+    training, as the evaluation at step 0 does in train.loop; torch may then compile for any batch
+    size.
     """
 
     name: str
