@@ -260,13 +260,6 @@ def test_it_imports_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_pages_snippet_prints_what_the_page_shows(capsys):
-    page = (ROOT / "docs" / "scale.md").read_text("utf-8")
-    ((code, output),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
-    exec(compile(code, "docs/scale.md", "exec"), {})
-    assert capsys.readouterr().out == output
-
-
 @pytest.mark.parametrize("page", ["scale.md", "scale.es.md"])
 def test_every_field_of_the_tables_is_on_the_page(page):
     """And no other: the site leaves out a line whose field it does not know."""
