@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from provenance import provenance
 
-from x1 import config, data, folder
+from x1 import config, data, folder, hardware
 
 SLICE_S = 3.0
 ROUNDS = 6
@@ -39,6 +39,7 @@ EVAL_ITERS = 300
 PEER_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 OUR_RATES = (3e-3, 6e-3)
 OUR_BATCH = 4  # times the peer's: Muon's iterations cost the same at any batch
+MODES = (("eager", False), ("compiled", True))
 PARTS = (1 / 8, 3 / 16, 1 / 4, 3 / 8)
 IN_BF16 = (
     "import runpy, sys, torch; torch.autocast('cpu', dtype=torch.bfloat16).__enter__();"
@@ -175,11 +176,13 @@ def quiet_settings(steps: int) -> tuple[str, ...]:
     return (f"train.steps={steps}", "sample.milestones=[]", *(f"{name}={steps}" for name in rare))
 
 
-def speed(peer: Path, text: Path, size: Size, batches: tuple[int, ...]) -> list[dict[str, Any]]:
-    """tokens/s and peak memory of every setting, taking turns."""
+def speed(
+    peer: Path, text: Path, size: Size, batches: tuple[int, ...], modes: str
+) -> list[dict[str, Any]]:
+    """tokens/s and peak memory of every setting of the `modes` asked for, taking turns."""
     trainers: dict[str, Trainer] = {}
     for dtype, bf16 in (("fp32", False), ("bf16", True)):
-        for mode, compiled in (("eager", False), ("compiled", True)):
+        for mode, compiled in MODES if modes == "both" else ((modes, modes == "compiled"),):
             name = f"nanoGPT {dtype} {mode}"
             trainers[name] = start_peer(
                 peer, size, f"{name}-{size.d_model}".replace(" ", "-"), bf16, compiled,
@@ -194,7 +197,7 @@ def speed(peer: Path, text: Path, size: Size, batches: tuple[int, ...]) -> list[
                     f"train.compile={str(compiled).lower()}",
                 )
                 slug = f"{name}-{size.d_model}".replace(" ", "-").replace(",", "")
-                settings += quiet_settings(10**5)
+                settings += (*quiet_settings(10**5), "evaluate.tokens=20000")
                 trainers[name] = start_ours(text, size, slug, settings)
     try:
         for trainer in trainers.values():
@@ -227,6 +230,7 @@ def speed(peer: Path, text: Path, size: Size, batches: tuple[int, ...]) -> list[
                     "tokens_per_s": round(trainer.batch * size.context / step),
                     "steps_timed": len(trainer.seconds()) - skip[name],
                     "peak_mb": round(trainer.peak_mb()),
+                    "git_commit": hardware.git_commit(),
                 }
             )
         return rows
@@ -308,6 +312,7 @@ def main() -> None:
     asked.add_argument("--out", type=Path, help="results are added to what is in there")
     asked.add_argument("--part", choices=("speed", "loss", "both"), default="both")
     asked.add_argument("--size", type=int, choices=(0, 1), action="append", help="default: both")
+    asked.add_argument("--modes", choices=("eager", "compiled", "both"), default="both")
     asked.add_argument("--tiny", action="store_true", help="a tiny shape, to see it all work")
     options = asked.parse_args()
     out = options.out.resolve() if options.out else None
@@ -331,7 +336,9 @@ def main() -> None:
             row = record["sizes"].setdefault(name, {})
             if options.part != "loss":
                 batches = (size.batch, 2 * size.batch, OUR_BATCH * size.batch)
-                row["speed"] = speed(copy, text, size, batches)
+                measured = speed(copy, text, size, batches, options.modes)
+                known = {r["setting"]: r for r in (*row.get("speed", ()), *measured)}
+                row["speed"] = list(known.values())
             if options.part != "speed":
                 row["loss"] = losses(copy, text, size)
             if "speed" in row and "loss" in row:

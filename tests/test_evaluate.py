@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from x1 import checkpoint, config, corpus, data, evaluate, folder, tokenizer
 from x1.data import Data, TokenStream
 from x1.evaluate import UNSCORED
-from x1.model import Transformer
+from x1.model import Transformer, initialise
 from x1.text import UserError
 
 END = 256
@@ -107,9 +107,7 @@ def test_a_document_that_fills_the_context_is_still_whole():
 def test_windows_hold_every_target_exactly_once(length, context, batch, limit):
     document = np.random.default_rng(length).integers(0, 256, length).astype(np.uint8)
     dataset = dataset_of(document.tobytes())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "BATCH_TOKENS", batch)
-        batches = list(evaluate.held_out_batches(dataset, context, limit))
+    batches = list(evaluate.held_out_batches(dataset, context, limit, batch))
     assert len({(*inputs.shape, *targets.shape) for inputs, targets in batches}) == 1
     rows = [pair for inputs, targets in batches for pair in zip(inputs, targets, strict=True)]
     last = min(len(dataset.held_out) - 1, limit)
@@ -141,7 +139,7 @@ def test_windows_are_scored_each_on_its_own():
 def test_the_batch_size_changes_nothing(monkeypatch, documents):
     results = []
     for size in (1, 40, 100, 16_384):
-        monkeypatch.setattr(evaluate, "BATCH_TOKENS", size)
+        monkeypatch.setattr(evaluate, "BATCH_TOKENS", {"cpu": size})
         results.append(score(a_model(), dataset_of(*documents)))
     assert len({(r.tokens, r.mode) for r in results}) == 1
     for other in results[1:]:
@@ -275,6 +273,20 @@ def test_a_run_on_the_corpus_is_scored_whole_and_by_half(make_verbs, here):
     assert half == pytest.approx(nats[english].mean(), rel=1e-5)
     said = evaluate.describe(result)
     assert f"{held_out['loss_nats_per_token']:.4f}" in said and f"{half:.4f}" in said
+
+
+def test_documents_longer_than_the_context_have_no_floor(make_verbs, here):
+    _, chosen = make_verbs(documents=20)
+    chosen = config.validate(
+        chosen.model_dump() | {"model": {**chosen.model.model_dump(), "context": 8}}
+    )
+    run = here / "run"
+    folder.claim(run, chosen)
+    model = Transformer(chosen.model)
+    initialise(model, 0)
+    save(run, model)
+    result = evaluate.evaluate(run)
+    assert (result["held_out"]["mode"], result["floor"]) == ("windows", None)
 
 
 def test_a_run_on_natural_text_has_no_floor(make_run):

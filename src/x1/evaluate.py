@@ -22,7 +22,7 @@ from x1.model import Transformer
 from x1.text import UserError, say
 
 FORMAT = "x1-evaluation-1"
-BATCH_TOKENS = 4_096  # scored at once; it does not change a result
+BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # scored at once; it does not change a result
 UNSCORED = -100
 
 
@@ -45,9 +45,10 @@ def held_out_mode(dataset: data.Data, context: int) -> str:
 
 
 def held_out_batches(
-    dataset: data.Data, context: int, max_tokens: int
+    dataset: data.Data, context: int, max_tokens: int, at_once: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(inputs, targets), each (B, T) int64, over the first `max_tokens` held-out tokens or so.
+    """(inputs, targets), each (B, T) int64, over the first `max_tokens` held-out tokens or so, some
+    `at_once` of them in a batch.
 
     B and T are the same for every batch, so a compiled model is compiled once; what is padding
     has the target UNSCORED.
@@ -67,7 +68,7 @@ def held_out_batches(
             for a in range(0, last, context)
         ]
     width = max(len(target) for _, target in pieces)
-    rows = max(1, BATCH_TOKENS // width)
+    rows = max(1, at_once // width)
     for first in range(0, len(pieces), rows):
         inputs = np.full((rows, width), dataset.end_of_document, dtype=np.int64)
         targets = np.full((rows, width), UNSCORED, dtype=np.int64)
@@ -83,7 +84,8 @@ def held_out_losses(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(losses, targets) of each batch, each (B, T) on the CPU; losses in nats, 0 where unscored."""
     network.eval()
-    for inputs, targets in held_out_batches(dataset, config.model.context, max_tokens):
+    at_once = BATCH_TOKENS[device.type]
+    for inputs, targets in held_out_batches(dataset, config.model.context, max_tokens, at_once):
         logits = network(torch.from_numpy(inputs).to(device)).float()
         wanted = torch.from_numpy(targets).to(device)
         losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
@@ -180,7 +182,10 @@ def evaluate(run: Path, step: int | None = None) -> dict[str, Any]:
     model.to(device)
     torch.set_num_threads(config.train.threads)
 
-    english = english_tokens(dataset) if dataset.index["source"]["kind"] == "verbs" else None
+    # Only documents scored from their first token may be held against the floor.
+    whole = held_out_mode(dataset, config.model.context) == "documents"
+    generated = dataset.index["source"]["kind"] == "verbs"
+    english = english_tokens(dataset) if generated and whole else None
     nats = english_nats = 0.0
     tokens = 0
     scored = []

@@ -380,7 +380,7 @@ def memory(
     )
 
 
-CPU_MICRO_BATCH_TOKENS = 16_384  # beyond it, larger pieces cost memory and gain no speed
+CPU_MICRO_BATCH_TOKENS = 4_096  # beyond it, larger pieces cost memory and gain no speed
 RESERVED_BYTES = GIGA  # the framework's context on a GPU
 USABLE = 0.9  # the rest goes to the allocator's fragments
 

@@ -52,9 +52,10 @@ class Muon(torch.optim.Muon):
                 batches[min(p.shape), max(p.shape)].append(i)
             torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
             for (_, longer), members in batches.items():
-                wide = torch.stack([_wide(gathered(ahead[i])) for i in members])  # (n, short, long)
+                wide = [_wide(gathered(ahead[i])).bfloat16() for i in members]
+                updates = orthogonalise(torch.stack(wide))  # (n, short, long)
                 rate = group["lr"] * 0.2 * longer**0.5
-                for i, update in zip(members, orthogonalise(wide), strict=True):
+                for i, update in zip(members, updates, strict=True):
                     p = moved[i]
                     turned = update if p.shape[0] <= p.shape[1] else update.mT
                     p.add_(sharded_like(turned, p), alpha=-rate)

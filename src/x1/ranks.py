@@ -1,22 +1,27 @@
-"""One process or many under torchrun: who I am, what device is mine, what all of us agree on."""
+"""One process or many under torchrun: who I am, what device is mine, what all of us agree on.
+
+FSDP and sharded tensors are imported only where there are ranks: that takes a second and 40 MB.
+"""
 
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from x1.config import TrainConfig
 from x1.model import Transformer
 from x1.text import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ def spread_over(ranks: Ranks, model: Transformer, parallel: str) -> nn.Module:
         return model
     if parallel == "ddp":
         return DistributedDataParallel(model)
+    from torch.distributed.fsdp import fully_shard
+
     for block in model.layers:
         fully_shard(block)
     fully_shard(model)  # parameters become DTensors in place, under the same names
@@ -79,7 +86,7 @@ def hold_gradients(module: nn.Module, hold: bool) -> None:
     """Whether the next backward keeps its gradients to this rank (all but the last micro-batch)."""
     if isinstance(module, DistributedDataParallel):
         module.require_backward_grad_sync = not hold
-    elif isinstance(module, FSDPModule):
+    elif is_fsdp(module):
         module.set_requires_gradient_sync(not hold)
 
 
@@ -89,7 +96,7 @@ def reshard(module: nn.Module) -> None:
     To be called after a forward pass without a backward one (an evaluation, a probe): FSDP's root
     still holds whole parameters under the same names, and would train on with their old values.
     """
-    if isinstance(module, FSDPModule):
+    if is_fsdp(module):
         module.reshard()
 
 
@@ -115,20 +122,38 @@ def from_first(value: Any, ranks: Ranks) -> Any:
     return json.loads(bytes(content.cpu().tolist()))
 
 
+def is_fsdp(module: nn.Module) -> "TypeGuard[FSDPModule]":
+    if not dist.is_initialized():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)
+
+
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    if not dist.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """The whole of a tensor that may be sharded. A collective call when it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor that every rank has, laid out as `parameter` is: each keeps its own part."""
     tensor = tensor.to(parameter.device)
-    if not isinstance(parameter, DTensor):
+    if not is_sharded(parameter):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     mesh, placements = parameter.device_mesh, parameter.placements
     return distribute_tensor(tensor.contiguous(), mesh, placements, src_data_rank=None)
 
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor that may be sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
