@@ -98,11 +98,12 @@ def test_muon_moves_as_torchs_own_in_its_rounds(monkeypatch):
 def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values():
     left, _ = torch.linalg.qr(torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0)))
     right, _ = torch.linalg.qr(torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(1)))
-    values = torch.logspace(-2, 0.5, 16)  # of a norm of 4.5: the least is 0.002 of it
+    values = torch.logspace(-2, 0.5, 16)  # of a norm of 5.3: the least is 0.002 of it
     levelled = orthogonalise(left * values @ right.mT).float()
     inside = left.mT @ levelled @ right  # diagonal when the singular vectors are the same
     diagonal = inside.diagonal(dim1=-2, dim2=-1)
-    assert diagonal.min() > 0.13 and diagonal[:, 1:].min() > 0.18 and diagonal.max() < 1.9
+    large = values / values.norm() > 0.0101
+    assert diagonal[:, large].min() > 0.7 and diagonal.max() < 1.3
     assert (inside - torch.diag_embed(diagonal)).abs().max() < 0.06
     exact = torch.tensor([_through_rounds(float(v / values.norm())) for v in values])
     assert (diagonal - exact).abs().max() < 0.15  # of values up to 1.9, after three rounds in bf16

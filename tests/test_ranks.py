@@ -34,7 +34,7 @@ def test_two_ranks_train_like_one(make_run, trainer, optimizer, parallel, tolera
     one = train(trainer, make_run("one", *settings))
     two = train(trainer, make_run("two", *settings, f"train.parallel={parallel}"), ranks=2)
     assert abs(one[0] - two[0]) < 1e-6
-    assert worst(one, two) < tolerance
+    assert worst(one, two) < tolerance, worst(one, two)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

@@ -16,13 +16,13 @@ from torch.optim import Optimizer
 from x1.config import OptimConfig
 from x1.ranks import gathered, sharded_like
 
-# Coefficients (a, b, c) of each round of `orthogonalise`: the first three of Polar Express
-# (2505.16932) for a least singular value of 0.001. Jordan's five equal rounds, torch's own, cost
-# 5/3 as much and learn no better here (docs/measured/ideas.json).
+# Coefficients (a, b, c) of each round of `orthogonalise`. Each is the odd quintic nearest to 1 on
+# the interval that the round before has left, starting from [0.01, 1] (Polar Express, 2505.16932,
+# section 3). torch's own five equal rounds cost 5/3 as much and learn no better (docs/ideas.md).
 ROUNDS = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (8.0934, -23.6204, 17.4462),
+    (3.6366, -2.7219, 0.5365),
+    (2.6613, -1.9772, 0.4526),
 )
 
 
@@ -66,7 +66,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
     Each round is X <- aX + b(XX^T)X + c(XX^T)^2 X, which maps a singular value s to
     as + bs^3 + cs^5 and leaves the singular vectors alone (2409.20325, section 3). After ROUNDS,
-    all that were at least 0.003 of the matrix's norm lie between 0.18 and 1.9.
+    all that were at least 0.01 of the matrix's norm lie between 0.73 and 1.27.
     """
     x = matrices.bfloat16()
     x = x / (1.01 * x.norm(dim=(-2, -1), keepdim=True)).clamp(min=1e-7)  # 1.01: bf16 rounds
