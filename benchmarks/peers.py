@@ -343,9 +343,21 @@ def main() -> None:
                 row["loss"] = losses(copy, text, size)
             if "speed" in row and "loss" in row:
                 row["verdict"] = verdict(row, size)
+            record["rows"], record["verdicts"] = flat(record["sizes"])
             if out:
                 folder.write_json(out, record)
     print(json.dumps(record, indent=1))
+
+
+def flat(sizes: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The settings' rows and the verdicts, one below the other, for the site's tables."""
+    rows = [
+        {"size": name, **row} for name, found in sizes.items() for row in found.get("speed", ())
+    ]
+    verdicts = [
+        {"size": name, **found["verdict"]} for name, found in sizes.items() if "verdict" in found
+    ]
+    return rows, verdicts
 
 
 def verdict(row: dict[str, Any], size: Size) -> dict[str, float]:
