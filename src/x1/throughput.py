@@ -90,8 +90,8 @@ def traffic(config: RunConfig, micro_batch: int, fused_loss: bool = True) -> Tra
         loss=tokens * model.vocab_size * loss_bytes_per_logit(config, fused_loss),
         weights=passes * per_pass + (passes - 1) * 12 * groups.total,
         # Clipping reads the gradients, then scales them. Muon: momentum 12, look-ahead 12, decay 8,
-        # stack 8, bf16 6, norm 2, division 4, update 10. Fused AdamW reads four, writes three.
-        optimizer=12 * groups.total + 62 * moved_by_muon + 28 * (groups.total - moved_by_muon),
+        # bf16 6, stack 4, norm 2, division 4, update 10. Fused AdamW reads four, writes three.
+        optimizer=12 * groups.total + 58 * moved_by_muon + 28 * (groups.total - moved_by_muon),
     )
 
 
