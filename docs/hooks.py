@@ -87,7 +87,7 @@ def one_line(value: Any) -> str:
 def fill(template: str, said: dict[str, str]) -> str:
     """The template's lines, without those that need a field the result does not have."""
     lines = [line for line in template.split("\n") if set(FIELD.findall(line)) <= said.keys()]
-    return FIELD.sub(lambda field: said[field[1]], "\n".join(lines))
+    return FIELD.sub(lambda field: str(said[field[1]]), "\n".join(lines))
 
 
 def audits(markdown: str, language: str) -> str:

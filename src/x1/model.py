@@ -63,8 +63,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def explicit_attention(device: str, dtype: torch.dtype, context: int) -> bool:
     """Whether to write the (T, T) matrix out: torch's fused kernel is slow in bf16 on a CPU.
 
-    At a context of 64 to 512 the explicit form takes half to a fifth of the time, a seventh to a
-    third of a small training step (docs/ideas.md); beyond that the kernel wins.
+    The explicit form takes a third of the time at a context of 64 and four fifths at 512; beyond
+    that the kernel wins (docs/ideas.md).
     """
     return device == "cpu" and dtype == torch.bfloat16 and context <= SHORT_CONTEXT
 
