@@ -9,12 +9,13 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 # Material announces a later MkDocs at every build; versions are pinned here.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help rehearsal test lab site site-serve figures stale clean
+.PHONY: help rehearsal test labs-full lab site site-serve figures stale clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make rehearsal   the whole capstone in miniature: CPU, about three minutes"
 	@echo "make test        every check there is"
+	@echo "make labs-full   every lab in the learner's setting, its time written down"
 	@echo "make lab         JupyterLab with the kernel X1"
 	@echo "make site        build the site into site/; make site-serve: read it at localhost:8000"
 	@echo "make figures     write again the figures and tables the site computes from the package"
@@ -56,7 +57,11 @@ test: .make/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/x1 author check
 	$(BIN)/pytest -n 2 --dist loadfile
+
+labs-full: .make/dev
+	$(BIN)/python benchmarks/labs.py --out docs/measured/labs.json
 
 site: .make/site
 	$(BIN)/mkdocs build --strict

@@ -1,4 +1,5 @@
-"""Writes docs/scale.json and docs/figures/*.svg, what the page on scale shows, from the package.
+"""Writes docs/scale.json and docs/figures/*.svg, what the page on scale shows, from the package,
+and the chapters' figures, each from its measurements.
 
     make figures
 
@@ -9,11 +10,15 @@ what is committed is not what this writes.
 import io
 import json
 import re
+from functools import partial
 from html import escape
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import figures_first_loss
+import figures_ladder
+import figures_mfu
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
@@ -41,6 +46,11 @@ TEXTS = {
         "label": "Eficiencia del escalado débil de 1 a 1,024 A100 con DDP y FSDP, para 50M, 1B y"
         " 70B de parámetros: una banda que va de ningún solapamiento al solapamiento completo",
     },
+}
+CHAPTERS = {
+    "first-loss": figures_first_loss.drawn,
+    "mfu": figures_mfu.drawn,
+    "ladder-text": partial(figures_ladder.drawn, "ladder-text"),
 }
 SERIES = (("50M", "train"), ("1B", "held-out"), ("70B", "floor"))
 
@@ -241,6 +251,8 @@ def written() -> dict[Path, str]:
     files = {DOCS / "scale.json": json.dumps(data, ensure_ascii=False, indent=1) + "\n"}
     for language in TEXTS:
         files[DOCS / "figures" / f"scale-{language}.svg"] = figure(language)
+        for name, drawn in CHAPTERS.items():
+            files[DOCS / "figures" / f"{name}-{language}.svg"] = as_file(*drawn(language))
     return files
 
 

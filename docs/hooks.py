@@ -8,6 +8,8 @@ In the same way it fills a page's tables from the lists in a JSON file beside it
 
 It puts the audit of a field report, from docs/cases.json, where a page has `<!-- audit of ID -->`.
 
+It turns a chapter's links, written for theory/ beside docs/, into links inside docs/.
+
 It makes the home page's language switch relative, so that the site works under any path.
 """
 
@@ -28,12 +30,17 @@ AUDITED = Path(__file__).parent / "cases.json"
 AUDIT = re.compile(r"<!-- audit of ([\w-]+) -->")
 REQUIRED = ("what", "command", "hardware", "date")
 
+CHAPTERS = "chapters/"  # a link to theory/, for the plugins want every page inside docs/
+FROM_THEORY = re.compile(r"\]\((?:\.\./docs/)?([\w/-]+?)(?:\.es)?(\.(?:md|svg)[)#])")
+
 log = logging.getLogger("mkdocs.hooks.measured")  # under "mkdocs", so that --strict counts it
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """The page with its template filled, in the language its file name ends in."""
     spanish = page.file.src_uri.endswith(".es.md")
+    if page.file.src_uri.startswith(CHAPTERS):
+        markdown = FROM_THEORY.sub(into_docs, markdown)
 
     def results(template: re.Match[str]) -> str:
         return "\n".join(
@@ -45,6 +52,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return "".join(fill(template[3], row) for row in file[template[1]])
 
     return audits(ROWS.sub(rows, TEMPLATE.sub(results, markdown)), "es" if spanish else "en")
+
+
+def into_docs(link: re.Match[str]) -> str:
+    """A chapter's link as the site resolves it: from docs/chapters/, to a page in any language."""
+    up = "../" if "../docs/" in link[0] else ""
+    return f"]({up}{link[1]}{link[2]}"
 
 
 @event_priority(-200)  # after mkdocs-static-i18n, which leaves the home page's links absolute

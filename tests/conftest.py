@@ -7,14 +7,16 @@ os.environ["X1_LANG"] = "en"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import random
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from x1 import config, data, folder
-from x1.text import set_language
+from x1.text import prefer_language, set_language
 
 torch.set_num_threads(1)
 
@@ -42,6 +44,7 @@ def english():
     set_language("en")
     yield
     set_language(None)
+    prefer_language(None)
 
 
 @pytest.fixture
@@ -53,6 +56,27 @@ def here(tmp_path, monkeypatch):
     text = " ".join(draw.choice(words) + draw.choice(["", "", ".\n"]) for _ in range(4000))
     (tmp_path / "words.txt").write_text(text)
     return tmp_path
+
+
+def make_toy(root):
+    """A repository with one small lab, number 2, in `root`; the lab's folder."""
+    lab = root / "labs" / "02-toy"
+    shutil.copytree(Path(__file__).with_name("toy_lab"), lab)
+    (lab / "grader.py").rename(lab / "test_lab.py")
+    return lab
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The toy lab's folder, in a repository of its own that is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return make_toy(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_toy(tmp_path_factory):
+    """The toy lab's folder for tests that write nothing beside it."""
+    return make_toy(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture

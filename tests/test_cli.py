@@ -63,9 +63,20 @@ def test_help_is_in_the_readers_language_with_its_panels(tmp_path, no_torch, cod
     for arguments in (["--lang", code, "--help"], ["-h"]):
         done = x1_(*arguments, cwd=tmp_path, X1_LANG=code, **no_torch)
         assert (done.returncode, done.stderr) == (0, "")
-        for key in ("help", "panel_plan", "panel_run", "panel_after"):
+        for key in ("help", "panel_learn", "panel_plan", "panel_run", "panel_after"):
             assert sentences[f"cli.{key}"] in done.stdout
-        for verb in ("plan", "data", "train", "rehearse", "eval", "export", "report"):
+        for verb in (
+            "start",
+            "grade",
+            "status",
+            "plan",
+            "data",
+            "train",
+            "rehearse",
+            "eval",
+            "export",
+            "report",
+        ):
             assert re.search(rf"{verb} +{re.escape(sentences[f'cli.{verb}'][:30])}", done.stdout)
 
 
@@ -179,6 +190,36 @@ REFUSALS = {
             "choices": "linear, wsd, constant",
             "nearest": "linear",
         },
+    ),
+    "an injection beyond the run": (
+        WORDS,
+        text("--set", "train.steps=20", "--set", 'stability.inject=["lr-x100@20"]'),
+        "stability.injection_index",
+        {"text": "lr-x100@20", "last": 19},
+    ),
+    "a replay of a run that has not begun": (
+        another_run,
+        ["replay", "other", "--step", "0"],
+        "replay.untouched",
+        {"run": "other"},
+    ),
+    "a replay of no step": (another_run, ["replay", "other"], "replay.no_step", {}),
+    "a replay of what is no run": (
+        lambda: write("notes/a", b"mine"),
+        ["replay", "notes", "--step", "3"],
+        *NOT_A_RUN,
+    ),
+    "a post-mortem of no step": (
+        another_run,
+        ["report", "other", "--as", "postmortem"],
+        "postmortem.no_step",
+        {},
+    ),
+    "a report of no kind": (
+        another_run,
+        ["report", "other", "--as", "novel"],
+        "cli.unknown_report",
+        {"kind": "novel"},
     ),
     "missing configuration file": (
         None,

@@ -15,10 +15,11 @@ from x1.text import LANGUAGES, UserError, catalogue, language, say, set_language
 SOURCES = sorted(Path(x1.__file__).parent.rglob("*.py"))
 
 # Who takes a key, and what goes in front of it: say("plan.written"), word("gaps") in a report.
-SPEAKERS = {"say": "", "UserError": "", "tell": ""}
+SPEAKERS = {"say": "", "UserError": "", "Refused": "", "Unfit": "", "tell": ""}
 IN_MODULE = {
     ("report", "word"): "report.",
     ("report_tables", "word"): "report.",
+    ("report_next", "word"): "report.",
     ("plan", "both"): "plan.",
     ("plan", "unknown"): "plan.",
     ("plan_page", "word"): "plan.",

@@ -54,6 +54,57 @@ def build_app() -> typer.Typer:
     ladder_file_option = typer.Option("--config", help=say("cli.ladder_config"), metavar="FILE")
     ladder_text_option = typer.Option("--text", help=say("cli.ladder_text"), metavar="FILE")
 
+    lab_argument = typer.Argument(help=say("cli.lab_number"), metavar="N", min=0)
+    exercise_argument = typer.Argument(help=say("cli.exercise_id"), metavar="EXERCISE")
+
+    def start(
+        lab: Annotated[int, lab_argument],
+        update: Annotated[bool, typer.Option("--update", help=say("cli.update"))] = False,
+        carry_from: Annotated[
+            Path | None, typer.Option("--from", help=say("cli.from"), metavar="FILE")
+        ] = None,
+    ) -> None:
+        from x1.course.learn import run_start_command
+
+        run_start_command(lab, update, carry_from)
+
+    def grade(
+        lab: Annotated[int, lab_argument],
+        watch: Annotated[bool, typer.Option("--watch", help=say("cli.watch"))] = False,
+    ) -> None:
+        from x1.course.learn import run_grade_command
+
+        raise typer.Exit(run_grade_command(lab, watch))
+
+    def hint(
+        lab: Annotated[int, lab_argument],
+        exercise: Annotated[str | None, exercise_argument] = None,
+    ) -> None:
+        from x1.course.learn import run_hint_command
+
+        run_hint_command(lab, exercise)
+
+    def solution(
+        lab: Annotated[int, lab_argument],
+        exercise: Annotated[str | None, exercise_argument] = None,
+        give_up: Annotated[bool, typer.Option("--give-up", help=say("cli.give_up"))] = False,
+    ) -> None:
+        from x1.course.learn import run_solution_command
+
+        run_solution_command(lab, exercise, give_up)
+
+    def status(
+        regrade: Annotated[bool, typer.Option("--regrade", help=say("cli.regrade"))] = False,
+    ) -> None:
+        from x1.course.board import run_status_command
+
+        run_status_command(regrade)
+
+    def reset(lab: Annotated[int, lab_argument]) -> None:
+        from x1.course.learn import run_reset_command
+
+        run_reset_command(lab)
+
     def plan(
         preset: Annotated[str | None, preset_option] = None,
         gpu: Annotated[str | None, typer.Option(help=say("cli.gpu"))] = None,
@@ -111,21 +162,41 @@ def build_app() -> typer.Typer:
         out: Annotated[Path | None, typer.Option(help=say("cli.out"))] = None,
         config: Annotated[Path | None, file_option] = None,
         set_: Annotated[list[str] | None, set_option] = None,
+        resume_from: Annotated[
+            str | None, typer.Option(help=say("cli.resume_from"), metavar="URI")
+        ] = None,
+        allow_commands: Annotated[
+            bool, typer.Option("--allow-commands", help=say("cli.allow_commands"))
+        ] = False,
+        i_will_watch: Annotated[
+            bool, typer.Option("--i-will-watch", help=say("cli.i_will_watch"))
+        ] = False,
     ) -> None:
         from x1 import data as preparation
         from x1.supervise import supervise
 
         named = preset or config or set_ or text or dataset
+        if resume_from:
+            if named:
+                raise UserError("cli.resume_alone")
+            from x1 import mirror
+
+            out = out or new_run("resumed")
+            mirror.restore(resume_from, out, allow_commands)
         if out is not None and out.exists() and not named:
             chosen = folder.open_run(out)
         else:
             chosen = chosen_config(preset, config, set_, text, dataset)
         run = out or new_run(chosen.preset)
         folder.check_claim(run, chosen)
+        if chosen.stability.inject:  # one that is beyond the run is refused before anything is made
+            from x1.injections import parse_injections
+
+            parse_injections(chosen.stability.inject, chosen.train.steps - 1)
         preparation.prepare(chosen)
         folder.claim(run, chosen)
         console.print(say("cli.training", run=run))
-        raise typer.Exit(supervise(run))
+        raise typer.Exit(supervise(run, i_will_watch=i_will_watch))
 
     def rehearse(
         out: Annotated[Path | None, typer.Option(help=say("cli.out"))] = None,
@@ -133,6 +204,24 @@ def build_app() -> typer.Typer:
         from x1 import rehearse as rehearsal
 
         raise typer.Exit(rehearsal.rehearse(out or new_run("rehearsal")))
+
+    def replay(
+        run: Annotated[Path, run_argument],
+        step: Annotated[int | None, typer.Option(help=say("cli.replay_step"))] = None,
+        attempt: Annotated[int | None, typer.Option(help=say("cli.replay_attempt"))] = None,
+        batch_only: Annotated[
+            bool, typer.Option("--batch-only", help=say("cli.batch_only"))
+        ] = False,
+        as_json: Annotated[bool, typer.Option("--json", help=say("cli.replay_json"))] = False,
+    ) -> None:
+        folder.open_run(run)  # what is not a run is refused before torch is imported
+        if step is None:
+            raise UserError("replay.no_step")
+        if not folder.events(run, "start"):
+            raise UserError("replay.untouched", run=run)
+        from x1.replay_page import run_replay_command
+
+        run_replay_command(run, step, attempt, batch_only, as_json)
 
     def evaluate(
         run: Annotated[Path, run_argument],
@@ -165,21 +254,77 @@ def build_app() -> typer.Typer:
         code = run_ladder_command(name, config, text, out, dry_run, as_json, new_run)
         raise typer.Exit(code)
 
-    def report(run: Annotated[Path, run_argument]) -> None:
-        from x1.report import write_report
+    def report(
+        run: Annotated[Path, run_argument],
+        kind: Annotated[str, typer.Option("--as", help=say("cli.report_as"))] = "page",
+        step: Annotated[int | None, typer.Option(help=say("cli.report_step"))] = None,
+        replay: Annotated[
+            Path | None, typer.Option(help=say("cli.report_replay"), metavar="FILE")
+        ] = None,
+    ) -> None:
+        folder.open_run(run)
+        if kind == "page":
+            from x1.report import write_report
 
-        console.print(say("cli.reported", path=write_report(run, language())))
+            path = write_report(run, language())
+        elif kind != "postmortem":
+            raise UserError("cli.unknown_report", kind=kind)
+        elif step is None:
+            raise UserError("postmortem.no_step")
+        else:
+            from x1.postmortem import write_postmortem
 
+            path = write_postmortem(run, step, replay)
+        console.print(say("cli.reported", path=path))
+
+    verb("start", "learn", start)
+    verb("grade", "learn", grade)
+    verb("hint", "learn", hint)
+    verb("solution", "learn", solution)
+    verb("status", "learn", status)
+    verb("reset", "learn", reset)
     verb("plan", "plan", plan)
     verb("cases", "plan", cases)
     verb("ladder", "plan", ladder)
     verb("data", "plan", data)
     verb("rehearse", "run", rehearse)
     verb("train", "run", train)
+    verb("replay", "run", replay)
     verb("eval", "after", evaluate)
     verb("export", "after", export)
     verb("report", "after", report)
+    app.add_typer(
+        author_app(),
+        name="author",
+        help=say("cli.author"),
+        rich_help_panel=say("cli.panel_authors"),
+    )
     return app
+
+
+def author_app() -> typer.Typer:
+    """`x1 author build` and `x1 author check`."""
+    author = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+    lab_argument = typer.Argument(help=say("cli.author_lab"), metavar="N")
+    pair_option = typer.Option(help=say("cli.acknowledge"), metavar="PAIR")
+
+    @author.command(help=say("cli.author_build"))
+    def build(lab: Annotated[int | None, lab_argument] = None) -> None:
+        from x1.course.author import run_build_command
+
+        run_build_command(lab)
+
+    @author.command(help=say("cli.author_check"))
+    def check(
+        lab: Annotated[int | None, lab_argument] = None,
+        seeds: Annotated[int, typer.Option(min=1, help=say("cli.author_seeds"))] = 200,
+        acknowledge: Annotated[str | None, pair_option] = None,
+    ) -> None:
+        from x1.course.author import run_check_command
+
+        raise typer.Exit(run_check_command(lab, seeds, acknowledge))
+
+    return author
 
 
 def chosen_config(

@@ -14,6 +14,7 @@ from typing import Any
 
 LANGUAGES = ("en", "es")
 _chosen: str | None = None
+_preferred: str | None = None
 
 
 def set_language(code: str | None) -> None:
@@ -24,10 +25,21 @@ def set_language(code: str | None) -> None:
     _chosen = code
 
 
+def chosen_language() -> str | None:
+    """What --lang named, None if nothing."""
+    return _chosen
+
+
+def prefer_language(code: str | None) -> None:
+    """The language to use where neither --lang nor X1_LANG names one: a learner's notebook's."""
+    global _preferred
+    _preferred = code
+
+
 def language() -> str:
-    """The reader's language: `set_language`, then X1_LANG, then the system's, then English."""
+    """The reader's language: `set_language`, X1_LANG, `prefer_language`, the system's, English."""
     system = (locale.getlocale()[0] or os.environ.get("LANG", ""))[:2].lower()
-    for code in (_chosen, os.environ.get("X1_LANG"), system):
+    for code in (_chosen, os.environ.get("X1_LANG"), _preferred, system):
         if code in LANGUAGES:
             return str(code)
     return "en"

@@ -1,0 +1,14 @@
+# caught by: test_each_step_is_one_step_down_the_gradient
+# exercise: overfit
+def overfit(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, ids: torch.Tensor, steps: int
+) -> list[float]:
+    losses = []
+    optimizer.zero_grad()
+    for _ in range(steps):
+        logits = model(ids[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

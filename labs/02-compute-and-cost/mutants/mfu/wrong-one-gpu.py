@@ -1,0 +1,7 @@
+# caught by: test_published_runs
+# exercise: mfu
+def mfu(tokens_per_s, forward_flops, head_flops, peak_flops_per_s, gpus, recompute):
+    needed = 3 * forward_flops
+    executed = needed + (forward_flops - head_flops if recompute else 0)
+    rate = tokens_per_s / peak_flops_per_s
+    return rate * needed, rate * executed
