@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from x1 import checkpoint, folder, rehearse
+from x1 import checkpoint, config, folder, rehearse
 
 
 @pytest.mark.timeout(900)
@@ -16,7 +16,7 @@ def test_the_whole_rehearsal_in_spanish(tmp_path):
     command = [str(Path(sys.executable).with_name("x1")), "rehearse", "--out", "runs/ensayo"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "✗" not in done.stdout and done.stdout.count("✓") == 7
+    assert "✗" not in done.stdout and done.stdout.count("✓") == 9
     assert "coinciden hasta el último bit" in done.stdout
 
     run = tmp_path / "runs/ensayo"
@@ -30,6 +30,11 @@ def test_the_whole_rehearsal_in_spanish(tmp_path):
     for name in (folder.PLAN, folder.LEDGER, folder.EVALUATION, folder.MODEL, folder.SAMPLES):
         assert (run / name).exists()
     assert 'lang="es"' in (run / folder.REPORT).read_text("utf-8")
+    (spike,) = [e for e in folder.events(run, "spike") if not e["benign"]]
+    replayed = folder.read_json(run / f"replay-{spike['step']}.json", "x1-replay-1")
+    assert replayed["attempt"] == 1 and replayed["batches"][-1]["loss"] == spike["loss"]
+    draft = (run / f"postmortem-{spike['step']}.md").read_text("utf-8")
+    assert "lr-x100" in draft and "**retroceso.**" in draft and draft.endswith("el día:\n")
     newest, damaged = checkpoint.newest(run)
     assert newest.step == len(steps) and not damaged
     assert newest.state["plan_sha256"] == folder.plan_digest(run)
@@ -86,3 +91,38 @@ def test_a_spike_that_was_not_undone_is_not_claimed(tmp_path):
     assert not rehearse.spike_claim(tmp_path).holds
     folder.record_event(tmp_path, "rollback", to_step=0, skipped=[5, 6])
     assert rehearse.spike_claim(tmp_path).holds
+
+
+def replayed(run, exact):
+    batch = {"loss": 9.5, "logged": {"loss": 9.5}, "bit_exact": exact}
+    path = run / "replay-6.json"
+    whole = {"step": 6, "attempt": 1, "from_step": 4, "batches": [batch]}
+    folder.write_json(path, whole)
+    return path
+
+
+@pytest.mark.parametrize("exact", [True, False, None])
+def test_a_replay_that_differs_is_not_claimed(tmp_path, exact):
+    claim = rehearse.replay_claim(tmp_path, replayed(tmp_path, exact))
+    assert claim.holds is (exact is True) and claim.proof.name == "replay-6.json"
+    assert not rehearse.replay_claim(tmp_path, None).holds
+
+
+def test_a_post_mortem_is_claimed_only_if_it_tells_of_the_fault_and_the_way_back(tmp_path):
+    run = tmp_path / "run"
+    folder.claim(run, config.build("rehearsal"))
+    assert not rehearse.postmortem_claim(run, None).holds
+    folder.record_event(run, "start", attempt=1, step=0)
+    for step in range(6):
+        line = {"step": step, "attempt": 1, "data_index": step, "loss": 2.0, "grad_norm": 1.0}
+        clock = {"time": folder.now(), "seconds": 1.0}
+        folder.append_line(run / folder.METRICS, {**line, "clock": clock})
+    folder.record_event(run, "inject", step=5, data_index=5, kinds=["lr-x100"])
+    spike = {"channel": "loss", "loss": 9.5, "grad_norm": 3.0, "benign": False}
+    folder.record_event(run, "spike", step=6, data_index=6, **spike)
+    claim = rehearse.postmortem_claim(run, None)
+    assert claim.proof.name == "postmortem-6.md" and not claim.holds  # nothing was undone
+    claim.proof.unlink()
+    back = {"from_step": 6, "to_step": 0, "attempt": 2, "skipped": [5, 6], "fired": []}
+    folder.record_event(run, "rollback", **back, reason="spike")
+    assert rehearse.postmortem_claim(run, None).holds

@@ -14,7 +14,19 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from x1 import chart, config, folder, ledger, markup, record, report, report_tables
+from x1 import (
+    chart,
+    config,
+    flops,
+    folder,
+    ledger,
+    markup,
+    record,
+    report,
+    report_next,
+    report_tables,
+    scaling,
+)
 from x1.text import UserError
 
 START_S = 1_900_000_000
@@ -419,6 +431,91 @@ def test_a_phase_that_gains_nothing_has_no_price_for_a_nat() -> None:
     assert report_tables.price_of_gain(record.Phase(0, 10, 3.0, 1.0, 1.0, 0.5)) == "$0.25"
 
 
+def straighten(run: Path, slope: float, noise: float = 0.0) -> None:
+    """Make the training loss an exact line in ln(tokens), but for noise of that deviation."""
+    generator = np.random.default_rng(1)
+    lines = folder.read_lines(run / folder.METRICS)
+    for line in lines:
+        if "loss" in line:
+            line["loss"] = 5 - slope * math.log(line["tokens"]) + noise * generator.normal()
+    write_lines(run / folder.METRICS, lines)
+
+
+def test_the_next_dollar_is_the_run_s_slope_times_the_tokens_it_buys(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=400, eventful=False)
+    straighten(run, 0.25)
+    (run / folder.LEDGER).unlink()
+    write_ledger(run, 102.0, price=36.0)  # a cent a second, so a dollar is 100 s of 16,384 tokens
+    read = record.read(run)
+    slope = report_next.own_slope(read)
+    assert slope is not None and slope.first_step == 200
+    # Each bin's median lies where its mean does, but for the curvature of ln within the bin.
+    assert slope.nats == pytest.approx(0.25, rel=1e-3)
+    assert slope.low < 0.25 + 1e-3 and slope.high > 0.25 - 1e-3 and slope.high - slope.low < 2e-3
+    bought = report_next.next_purchase(read)
+    rate = record.throughput(read)[0]
+    assert bought is not None and bought.usd == 1.0
+    assert (bought.tokens, bought.tokens_so_far) == (pytest.approx(100 * rate), 400 * 4096)
+    gain = slope.nats * math.log(1 + 100 * rate / (400 * 4096))
+    text = page_of(run).text
+    assert (
+        f"The next $1.00, at this run's speed and price, buys {markup.amount(100 * rate)}" in text
+    )
+    assert f"lower the loss by {gain:.4f} nats" in text and "from step 200 to 400" in text
+    assert f"There a nat costs ${1 / gain:.2f}." in text
+    assert "learning rate was not constant" in text and "scaling laws" not in text
+
+
+def test_no_slope_is_drawn_out_beyond_as_many_tokens_again(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=400, eventful=False, **{"optim.schedule": "constant"})
+    straighten(run, 0.25)
+    bought = report_next.next_purchase(record.read(run))
+    assert bought is not None and bought.tokens == pytest.approx(400 * 4096)
+    assert bought.gain(1.0) == pytest.approx(math.log(2))
+    rate = record.throughput(record.read(run))[0]
+    assert bought.usd == pytest.approx(400 * 4096 / rate * 0.013 / 3600)
+    text = page_of(run).text
+    assert f"The next {markup.dollars(bought.usd)}," in text and "as many again" in text
+    assert "learning rate was not constant" not in text
+
+
+def test_a_loss_that_does_not_fall_promises_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=400, eventful=False)
+    straighten(run, 0.0, noise=0.05)
+    text = page_of(run).text
+    assert "no gain is certain" in text and "There a nat costs" not in text
+    assert "no gain is certain" not in page_of(make_run(tmp_path / "short", steps=100)).text
+
+
+def test_the_interval_of_the_slope_holds_it_as_often_as_it_says(tmp_path: Path) -> None:
+    """95% of 60 noisy lines, so 50 of them at the very least (p < 0.001 otherwise)."""
+    run = make_run(tmp_path / "run", steps=300, eventful=False)
+    read = record.read(run)
+    generator = np.random.default_rng(2)
+    held = 0
+    for _ in range(60):
+        noise = 0.05 * generator.standard_normal(len(read.training))
+        read.training.values["loss"][:] = 5 - 0.25 * np.log(read.training.step + 1) + noise
+        slope = report_next.own_slope(read)
+        assert slope is not None
+        held += slope.low <= 0.25 <= slope.high
+    assert held >= 50
+
+
+def test_web_text_has_the_published_laws_beside_the_slope(tmp_path: Path) -> None:
+    settings = {"data.source": "dataset", "data.dataset": "a/b", "optim.schedule": "constant"}
+    run = make_run(tmp_path / "run", steps=400, eventful=False, **settings)
+    straighten(run, 0.25)
+    made = folder.open_run(run)
+    N, D = flops.parameters(made.model), 400 * 4096
+    # Besiroglu: the second D tokens of 2 D gain B (1 - 2^-beta) / D^beta.
+    law = scaling.BESIROGLU
+    expected = law.B * (1 - 2**-law.beta) / D**law.beta
+    bought = report_next.Purchase(1.0, D, D)
+    assert report_next.law_gains(made, bought)[1] == pytest.approx(expected, rel=1e-9)
+    assert N > 0 and f"or {expected:.4f} (Besiroglu)" in page_of(run).text
+
+
 def test_predictions_are_held_against_results(run: Path) -> None:
     text = page_of(run).text
     # (1.3325 - 1.30) / 1.30 = 2.5%, above 1.32
@@ -504,7 +601,7 @@ def test_events_are_marked_on_the_curve_and_told_in_the_table(eventful: Path) ->
     assert ">spike → roll-back</text>" in whole and ">kill</text>" in whole
     text = page.text
     assert "Planted on purpose at batch 300: lr-x100." in text
-    assert "Batch 302: loss = 9.5, and the weights had suffered." in text
+    assert "Batch 302: loss = 9.5, judged harmful." in text
     assert "From step 302 back to 250; attempt 2 begins, without batches 300–302." in text
     assert "Checkpoints written: 12; the newest at step 500." in text
 
@@ -514,7 +611,12 @@ def test_a_harmless_spike_and_an_unknown_event_are_told_too(run: Path) -> None:
         run, "spike", step=9, data_index=9, channel="grad_norm", grad_norm=7.12345, benign=True
     )
     folder.record_event(run, "eclipse", step=10, shadow="long")
+    folder.record_event(run, "overfitting", step=50, val_loss=2.5, best_val_loss=2.25)
+    clock = {"tokens_per_s": 8000.4, "usual_tokens_per_s": 16000.2}
+    folder.record_event(run, "slow", step=60, clock=clock)
     text = page_of(run).text
+    assert "overfitting The validation loss is 2.5, up from 2.25" in text
+    assert "slower 8\u202f000 tokens/s over the last minute, where 16\u202f000 was usual" in text
     assert "benign spike Batch 9: grad_norm = 7.123; the weights were unharmed" in text
     assert "eclipse {'shadow': 'long'}" in text
 

@@ -1,8 +1,9 @@
 """`x1 rehearse`: the whole capstone in miniature, on the CPU at hand, on the generated corpus.
 
-Plan, cost sentence, training, a spike that is detected and rolled back, a real SIGKILL and a
-bit-exact resume, evaluation, artefact, report. It proves each thing it claims, and names the file
-the proof is in; a claim that fails is printed as failed, and the exit code says so.
+Plan, cost sentence, training, a spike that is detected and rolled back, a real SIGKILL, the spike
+replayed, a bit-exact resume, evaluation, artefact, report, post-mortem. It proves each thing it
+claims, and names the file the proof is in; a claim that fails is printed as failed, and the exit
+code says so.
 """
 
 import os
@@ -18,7 +19,19 @@ from rich.console import Console
 from rich.table import Table
 
 from x1 import config as configuration
-from x1 import data, evaluate, export, folder, plan, plan_page, report
+from x1 import (
+    data,
+    evaluate,
+    export,
+    folder,
+    history,
+    plan,
+    plan_page,
+    postmortem,
+    replay,
+    replay_page,
+    report,
+)
 from x1.config import RunConfig
 from x1.supervise import supervise
 from x1.text import language, say
@@ -53,8 +66,11 @@ def rehearse(run: Path) -> int:
     killer.start()
     code = supervise(run)
     killed = code == 128 + signal.SIGKILL
+    replayed = None
     if killed:
-        stage("resume", step=kill_at)
+        stage("replay", step=kill_at)
+        replayed = replay_spike(run)
+        stage("resume")
         code = supervise(run)
     if code != 0:
         return code
@@ -67,6 +83,8 @@ def rehearse(run: Path) -> int:
 
     claims = [
         spike_claim(run),
+        replay_claim(run, replayed),
+        postmortem_claim(run, replayed),
         resume_claim(run, killed),
         *learnt_claims(run, scores),
         prediction_claim(run, scores),
@@ -118,6 +136,54 @@ def spike_claim(run: Path) -> Claim:
         batches=len(rollbacks[0]["skipped"]),
     )
     return Claim(0 <= delay <= 3, text, proof)
+
+
+def harmful_spike(run: Path) -> dict[str, Any]:
+    """The first spike that was judged harmful; an empty record if there is none."""
+    return next((e for e in folder.events(run, "spike") if not e["benign"]), {})
+
+
+def replay_spike(run: Path) -> Path | None:
+    """Replay the step at which the spike was noticed; returns the file with what it showed."""
+    spike = harmful_spike(run)
+    if not spike:
+        return None
+    moment = history.find(run, spike["step"], folder.events(run, "start")[0]["attempt"])
+    console.print(replay_page.cost(moment, batch_only=False))
+    result = replay.replay(moment)
+    path = run / f"replay-{moment.step}.json"
+    folder.write_json(path, replay_page.finite(result))
+    return path
+
+
+def replay_claim(run: Path, replayed: Path | None) -> Claim:
+    """The step of the spike, lived again from a checkpoint, gave what was logged, bit for bit."""
+    if replayed is None:
+        return Claim(False, say("rehearse.not_replayed"), run / folder.EVENTS)
+    result = folder.read_json(replayed)
+    batch = result["batches"][-1]
+    text = say(
+        "rehearse.replayed",
+        step=result["step"], attempt=result["attempt"], from_step=result["from_step"],
+        loss=f"{batch['loss']}", logged=f"{batch['logged']['loss']}",
+    )  # fmt: skip
+    return Claim(batch["bit_exact"] is True, text, replayed)
+
+
+def postmortem_claim(run: Path, replayed: Path | None) -> Claim:
+    """The spike's post-mortem is drafted: it tells of the fault, the harm and the way back."""
+    spike = harmful_spike(run)
+    if not spike:
+        return Claim(False, say("rehearse.no_postmortem"), run / folder.EVENTS)
+    path = postmortem.write_postmortem(run, spike["step"], replayed)
+    draft = path.read_text("utf-8")
+    told = [
+        *(kind for event in folder.events(run, "inject") for kind in event["kinds"]),
+        *(say("report.event.rollback"), f"{spike['loss']:.4f}"),
+    ]
+    candidates = draft.count("\n### ")
+    text = say("rehearse.postmortem", step=spike["step"], candidates=candidates)
+    return Claim(candidates > 1 and all(word in draft for word in told), text, path)
 
 
 def resume_claim(run: Path, killed: bool) -> Claim:

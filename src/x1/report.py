@@ -72,6 +72,7 @@ def page(run: Record, lang: str) -> str:
         report_tables.floor_section(run, word),
         report_tables.cost_section(run, word),
         report_tables.events_section(run, word),
+        report_tables.diagnosis_section(run, word, lang),
         report_tables.samples_section(run, word),
         report_tables.reproduce_section(run, word, lang),
         report_tables.configuration_section(run, word),

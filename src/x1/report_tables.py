@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from x1 import folder, money, record
+from x1 import diagnosis, folder, money, record, report_next
 from x1.markup import (
     UNKNOWN,
     Html,
@@ -184,6 +184,7 @@ def cost_section(run: Record, word: Word) -> Html:
         word("cost"),
         paragraph(word("cost_text", price=price, source=short(ledger.source, 120))),
         table(word("cost_caption"), head, rows, total),
+        report_next.next_paragraphs(run, word),
     )
 
 
@@ -225,6 +226,23 @@ def events_section(run: Record, word: Word) -> Html:
     )
 
 
+def diagnosis_section(run: Record, word: Word, lang: str) -> Html:
+    """Settings that may have cost it loss, each with the experiment that would tell."""
+    lines = [{"loss": float(loss)} for loss in run.training.curve("loss")[1]]
+    found = diagnosis.diagnose(run.config, lines, run.events)
+    if not found:
+        return Html()
+    head = [(word(f"column.{name}"), "text") for name in ("candidate", "reason", "experiment")]
+    rows = [(c.title(lang), c.reason(lang), c.experiment(lang)) for c in found]
+    caption = word("diagnosis_caption")
+    return section(
+        "diagnosis",
+        word("diagnosis"),
+        paragraph(word("diagnosis_text")),
+        table(caption, head, rows),
+    )
+
+
 def ends_of(items: list[Any], most: int) -> list[Any]:
     """The first and last items of a list longer than `most`; otherwise all of them."""
     return items if len(items) <= most else items[: most // 2] + items[-most // 2 :]
@@ -236,9 +254,13 @@ def cut_short(shown: int, in_all: int, file: str, word: Word) -> Html:
     return paragraph(told) if shown < in_all else Html()
 
 
-def event_title(kind: str, word: Word) -> Html:
+def event_name(kind: str, word: Word) -> str:
     known = f"report.event.{kind}" in catalogue("en")
-    title = word(f"event.{kind}") if known else short(kind, 40)
+    return word(f"event.{kind}") if known else short(kind, 40)
+
+
+def event_title(kind: str, word: Word) -> Html:
+    title = event_name(kind, word)
     template = '<span class="alarm">{title}</span>' if kind in GRAVE else "{title}"
     return html(template, title=title)
 
@@ -261,6 +283,10 @@ def event_detail(kind: str, event: dict[str, Any], word: Word) -> str:
         "kind": event.get("kind", event.get("kinds", UNKNOWN)),
         "channel": channel,
         "value": event.get("value", event.get(channel, UNKNOWN)),
+        "val_loss": event.get("val_loss", UNKNOWN),
+        "best_val_loss": event.get("best_val_loss", UNKNOWN),
+        "tokens_per_s": count(number(dig(event, "clock", "tokens_per_s"))),
+        "usual_tokens_per_s": count(number(dig(event, "clock", "usual_tokens_per_s"))),
     }
     brief = {name: short(readable(value), 200) for name, value in said.items()}
     return word(f"detail.{kind}", **brief)
