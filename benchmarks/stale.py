@@ -13,9 +13,15 @@ LOOP = ("config", "data", "evaluate", "model", "optim", "ranks", "stability", "t
 # What a result depends on where that is not the training loop, by the file's name.
 OTHERS = {
     "corpus-settings": (*LOOP, "corpus"),
+    "damage": ("checkpoint", "saved", "folder"),
+    "kills": (*LOOP, "checkpoint", "saved", "folder"),
     "rehearsal": (*LOOP, "corpus"),
     "rehearsal-run": (*LOOP, "corpus", "rehearse"),
+    "mfu-cpu": ("config", "flops", "ladder", "model", "train"),
     "scaling-fit": ("scaling",),
+    "first-loss": (*LOOP, "corpus"),
+    "guard": ("guard", "ledger", "supervise", "price", "deadman", "money"),
+    "guard-checks": ("guard", "ledger", "supervise", "price", "deadman", "keeper"),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from x1 import checkpoint, folder
+from x1 import checkpoint, folder, saved
 from x1.text import UserError
 
 STEPS = (10, 20, 30)
@@ -89,6 +89,11 @@ def replace_by_folder(draw, path, others):
     path.mkdir()
 
 
+def replace_by_pipe(draw, path, others):
+    path.unlink()
+    os.mkfifo(path)  # to be opened, it would be waited for without end
+
+
 def swap(draw, path, others):
     shutil.copyfile(draw.choice(others) / path.name, path)
 
@@ -98,7 +103,10 @@ def exchange_names(draw, path, others):
     shutil.copyfile(path.with_name(draw.choice(names)), path)
 
 
-HARMS = (flip, truncate, lengthen, delete, empty, replace_by_folder, swap, exchange_names)
+HARMS = (
+    flip, truncate, lengthen, delete, empty, replace_by_folder, replace_by_pipe, swap,
+    exchange_names,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("harm", HARMS)
@@ -163,8 +171,8 @@ def test_a_pickle_in_a_files_place_is_refused_and_never_run(run, monkeypatch, na
     if forged:  # by somebody who knows how the checksums are made
         state = json.loads((path / checkpoint.STATE).read_text())
         del state["checksum"]
-        state["files"][name] = checkpoint._sha256(path / name)
-        folder.write_json(path / checkpoint.STATE, {**state, "checksum": checkpoint._digest(state)})
+        state["files"][name] = saved.sha256_of(path / name)
+        folder.write_json(path / checkpoint.STATE, {**state, "checksum": saved.digest(state)})
         assert checkpoint.read(path) is not None
     model, optimizers = model_with()
     before = model.weight.clone()
@@ -195,6 +203,54 @@ def break_off(monkeypatch, at, fault):
     if isinstance(fault, Killed):  # nor does it clean up
         monkeypatch.setattr(shutil, "rmtree", lambda *a, **k: None)
         monkeypatch.setattr(Path, "unlink", lambda *a, **k: None)
+
+
+def test_a_checkpoint_of_another_run_at_the_same_step_is_not_this_ones(run, tmp_path_factory):
+    """Even a whole one, every checksum in order; said so, and the one before is used."""
+    other = tmp_path_factory.mktemp("other")
+    (other / folder.CONFIG).write_text("seed = 1")
+    path = save(other, 30)
+    shutil.rmtree(checkpoint.path_of(run, 30))
+    shutil.copytree(path, checkpoint.path_of(run, 30))
+    assert checkpoint.read(path) and checkpoint.read(checkpoint.path_of(run, 30)) is None
+    assert checkpoint.fault(checkpoint.path_of(run, 30)) == "foreign"
+    found, refused = checkpoint.newest(run)
+    assert (found.step, refused) == (20, [checkpoint.path_of(run, 30)])
+    model, optimizers = model_with()
+    with pytest.raises(UserError, match="another run's"):
+        checkpoint.restore(run, 30, model, optimizers)
+    # Handed over in good order, it is this run's.
+    assert checkpoint.hand_over(checkpoint.read(path), run) == checkpoint.path_of(run, 30)
+    checkpoint.restore(run, 30, model, optimizers)
+    assert checkpoint.newest(run)[0].step == 30
+
+
+def test_a_changed_configuration_or_plan_makes_another_run(run):
+    for name in (folder.CONFIG, folder.PLAN):
+        (run / name).write_text("something")
+        assert checkpoint.newest(run) == (None, [checkpoint.path_of(run, s) for s in (30, 20, 10)])
+        (run / name).unlink()
+    assert checkpoint.newest(run)[0].step == 30
+
+
+@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.OPTIMIZER])
+@pytest.mark.parametrize("change", ["name", "shape"])
+def test_tensors_that_are_not_the_models_are_refused_before_any_is_loaded(run, name, change):
+    """Sealed in good order by somebody who knows how."""
+    weights = {"weight": torch.ones(3, 5), "bias": torch.ones(3)}
+    moments = {f"{key}|momentum_buffer": tensor for key, tensor in weights.items()}
+    changed = weights if name == checkpoint.MODEL else moments
+    last = next(reversed(changed))
+    if change == "name":
+        changed[f"more.{last}"] = changed.pop(last)
+    else:
+        changed[last] = torch.ones(4)
+    checkpoint.write(run, 30, weights, moments, {"attempt": 1})
+    model, optimizers = model_with()
+    before = model.weight.clone()
+    with pytest.raises(UserError, match="step-00000030"):
+        checkpoint.restore(run, 30, model, optimizers)
+    assert torch.equal(model.weight, before)
 
 
 @pytest.mark.parametrize("step", [30, 40])
@@ -286,6 +342,16 @@ def test_a_full_disk_is_called_so_and_leaves_the_older_checkpoints(run, monkeypa
     assert refused.value.errno == errno.ENOSPC
     assert "disk is full" in folder.disk_fault(refused.value)
     assert content(run) == before
+
+
+def test_pruning_keeps_what_was_written_last_not_the_highest_step(run):
+    """After a roll-back from 30 to 10: steps 20 and 30 are of the stretch that was undone."""
+    state = {"attempt": 2, "detector": {}, "skipped": {}}
+    weights = {"weight": torch.zeros(2)}
+    for step in (14, 18):
+        checkpoint.write(run, step, weights, weights, state)
+        checkpoint.prune(run, keep=2, protected={10})
+    assert checkpoint.steps(run) == [10, 14, 18]
 
 
 def test_pruning_keeps_the_newest_and_the_protected(run):

@@ -81,14 +81,17 @@ def test_an_hour_costs_its_price_to_the_nano_dollar(tmp_path: Path) -> None:
 def test_reading_gives_back_what_was_written(
     tmp_path: Path, steps: list[tuple[str, int, float]]
 ) -> None:
-    book, at, exact = opened(tmp_path), BOOT, Decimal(0)
+    book, at, exact, unread_ms = opened(tmp_path), BOOT, Decimal(0), 0
     for kind, milliseconds, usd_per_hour in steps:
         at = later(at, milliseconds)
         if kind != "resume" or not book.closed:
             exact += Decimal(book.price.usd_per_hour) * milliseconds / 3_600_000
+            unread_ms += milliseconds
         if kind == "charge":
             book = ledger.charge(tmp_path, book, at)
         elif kind == "price":
+            rise = max(Decimal(usd_per_hour) - Decimal(book.price.usd_per_hour), Decimal(0))
+            exact, unread_ms = exact + rise * unread_ms / 3_600_000, 0
             book = ledger.set_price(tmp_path, book, at, Price(usd_per_hour, "typed", "2026-11-03"))
         elif kind == "close":
             book = ledger.close(tmp_path, book, at, "exit 0")
@@ -97,7 +100,7 @@ def test_reading_gives_back_what_was_written(
         assert ledger.read_ledger(tmp_path) == book
     assert book.at == at
     below = book.spent_usd - exact
-    assert -Decimal("1e-9") < below < ledger.NANO_USD * 2 * len(steps) + Decimal("1e-9")
+    assert -Decimal("1e-9") < below < ledger.NANO_USD * 4 * len(steps) + Decimal("1e-9")
     amounts = [Decimal(entry.get("usd", 0)) for entry in ledger.read_entries(tmp_path)]
     assert sum(amounts) == book.spent_usd
 
@@ -127,12 +130,16 @@ def book_line(content: bytes, position: int) -> int:
     return content[: position + 1].count(b"\n", 0, position) + 1
 
 
-@pytest.mark.parametrize("hurt", ["deleted", "swapped", "doubled", "edited", "foreign"])
+@pytest.mark.parametrize(
+    "hurt", ["deleted", "unreserved", "swapped", "doubled", "edited", "foreign"]
+)
 def test_lines_moved_about_are_damage(tmp_path: Path, hurt: str) -> None:
     example(tmp_path)
     lines = (tmp_path / LEDGER).read_bytes().splitlines(keepends=True)
     if hurt == "deleted":
         del lines[3]
+    elif hurt == "unreserved":
+        del lines[2]  # a line that no sum counts
     elif hurt == "swapped":
         lines[3], lines[4] = lines[4], lines[3]
     elif hurt == "doubled":
@@ -142,7 +149,7 @@ def test_lines_moved_about_are_damage(tmp_path: Path, hurt: str) -> None:
     else:
         lines[3] = b'{"entry": "charge"}\n'
     (tmp_path / LEDGER).write_bytes(b"".join(lines))
-    expected = 5 if hurt == "doubled" else 4
+    expected = {"unreserved": 3, "doubled": 5}.get(hurt, 4)
     assert (fault(tmp_path).key, fault(tmp_path).values["line"]) == ("ledger.damaged", expected)
 
 
@@ -237,24 +244,52 @@ def test_gap(wall_ms: int, boot_ms: int, boot_id: str, expected_ms: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("billed", "boot_id", "seconds"),
-    [(False, "first-boot", 0.0), (True, "first-boot", 70.0), (True, "second-boot", 0.0)],
+    ("start_ms", "boot_id", "seconds"),
+    [
+        (None, "first-boot", 0.0),  # one's own
+        (0, "first-boot", 70.0),  # rented and never given back
+        (80_000, "first-boot", 70.0),  # its container was started again
+        (50_000, "second-boot", 40.0),  # another machine: its set-up
+    ],
 )
 def test_after_close_only_a_rented_machine_still_up_costs(
-    tmp_path: Path, billed: bool, boot_id: str, seconds: float
+    tmp_path: Path, start_ms: int | None, boot_id: str, seconds: float
 ) -> None:
     book = ledger.close(tmp_path, opened(tmp_path), later(BOOT, 20_000), "exit 0")
     assert book.closed
-    resumed = ledger.resume(tmp_path, replace(later(BOOT, 90_000), boot_id=boot_id), billed)
+    start = None if start_ms is None else replace(later(BOOT, start_ms), boot_id=boot_id)
+    resumed = ledger.resume(tmp_path, replace(later(BOOT, 90_000), boot_id=boot_id), start)
     assert ledger.read_entries(tmp_path)[-1]["seconds"] == seconds
     assert not resumed.closed
 
 
-def test_price_change_charges_the_past_at_the_old_price(tmp_path: Path) -> None:
-    book = ledger.set_price(tmp_path, opened(tmp_path), later(BOOT, 3_600_000), DEARER)
+def test_a_rise_is_charged_since_the_last_reading(tmp_path: Path) -> None:
+    """Nobody knows when it rose; a fall counts from when it was read."""
+    book = ledger.charge(tmp_path, opened(tmp_path), later(BOOT, 1_800_000))
+    book = ledger.set_price(tmp_path, book, later(BOOT, 3_600_000), A100)
     assert book.spent_usd == Decimal("1.1")
-    book = ledger.charge(tmp_path, book, later(BOOT, 7_200_000))
-    assert book.spent_usd == Decimal("4.4")
+    book = ledger.charge(tmp_path, book, later(BOOT, 5_400_000))
+    book = ledger.set_price(tmp_path, book, later(BOOT, 7_200_000), DEARER)
+    assert book.spent_usd == Decimal("4.4")  # the first hour was read at both its ends
+    book = ledger.set_price(tmp_path, book, later(BOOT, 10_800_000), A100)
+    assert book.spent_usd == Decimal("7.7")
+    assert ledger.read_ledger(tmp_path) == book
+
+
+def test_dollars_spent_elsewhere_are_carried_in(tmp_path: Path) -> None:
+    book = ledger.carry(tmp_path, opened(tmp_path), BOOT, Decimal("7.25"), "runs/ladder")
+    assert (book.spent_usd, ledger.left_usd(book)) == (Decimal("7.25"), 42.75)
+    assert ledger.read_ledger(tmp_path) == book
+    with pytest.raises(ValueError):
+        ledger.carry(tmp_path, book, BOOT, Decimal("-1"), "a refund")
+
+
+def test_the_last_checksum_is_that_of_the_last_whole_line(tmp_path: Path) -> None:
+    assert ledger.last_checksum(tmp_path) is None
+    book = example(tmp_path)
+    with (tmp_path / LEDGER).open("ab") as file:
+        file.write(b'{"entry": "char')
+    assert ledger.last_checksum(tmp_path) == book.checksum
 
 
 def test_no_more_is_reserved_than_is_left(tmp_path: Path) -> None:
@@ -302,3 +337,24 @@ def test_a_full_disk_leaves_the_file_as_it_was(
     monkeypatch.undo()
     assert (tmp_path / LEDGER).read_bytes() == before
     assert ledger.charge(tmp_path, book, later(BOOT, 10_000)).spent_usd > 0
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "again_ms", "gap_s"),
+    [
+        (0, 110_000, 100.0),
+        (60_000, 110_000, 100.0),  # it was put ahead, and is right again
+        (60_000, 170_000, 160.0),  # it was put right, or is still ahead: nobody knows
+        (-60_000, 110_000, 160.0),
+        (-60_000, 50_000, 100.0),
+    ],
+)
+def test_a_step_of_the_wall_clock_within_a_boot_counts_as_the_longer_gap(
+    tmp_path: Path, step_ms: int, again_ms: int, gap_s: float
+) -> None:
+    """The last line is 10 s after the first, its wall clock stepped; then another boot."""
+    book = opened(tmp_path)
+    stepped = later(BOOT, 10_000)
+    ledger.charge(tmp_path, book, replace(stepped, wall_ms=stepped.wall_ms + step_ms))
+    ledger.resume(tmp_path, Instant(BOOT.wall_ms + again_ms, 5_000, "second-boot"))
+    assert ledger.read_entries(tmp_path)[-1]["seconds"] == gap_s

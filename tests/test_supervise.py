@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from x1 import config as configuration
-from x1 import folder, ledger, money, supervise
+from x1 import folder, ledger, money, price, supervise
+from x1.config import RunConfig
 from x1.ledger import Instant
 from x1.text import UserError
 
@@ -66,12 +67,12 @@ SUPERVISOR = """
 import signal
 import sys
 from pathlib import Path
-from x1 import guard, supervise
+from x1 import guard, price, supervise
 from x1.text import UserError, set_language
 set_language("en")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 supervise.TICK_S, supervise.CHARGE_EVERY_S, supervise.STOPPING_S = 0.02, 0.1, 0.8
-supervise.LATE_S, supervise.HUNG_S = 1.0, 1.5
+supervise.LATE_S, supervise.HUNG_S, price.TIMEOUT_S = 1.0, 1.5, 0.1
 run = Path(sys.argv[1])
 try:
     command = [sys.executable, str(run / "trainer.py"), str(run), sys.argv[2]]
@@ -184,19 +185,23 @@ def test_every_second_is_charged_once(run: Path, start: Any) -> None:
     assert book.closed
 
 
+def read(config: RunConfig) -> ledger.Price:
+    return price.Reader(config).read(supervise.instant())
+
+
 def test_own_machine_price_is_named_as_assumed_or_stated(tmp_path: Path) -> None:
-    assumed = supervise.read_price(configuration.build("rehearsal"))
+    assumed = read(configuration.build("rehearsal"))
     expected = money.electricity_usd(1.0, money.OWN_CPU_WATTS, 0.20)
     assert assumed.usd_per_hour == pytest.approx(expected, rel=1e-9)
     assert "65 W assumed, not measured" in assumed.source
-    stated = supervise.read_price(configuration.build("rehearsal", settings=("money.watts=100",)))
+    stated = read(configuration.build("rehearsal", settings=("money.watts=100",)))
     assert (stated.usd_per_hour, "100 W stated" in stated.source) == (0.02, True)
 
 
 def test_rented_price_has_source_and_date() -> None:
     typed = ("money.price_usd_per_hour=1.1", "money.price_date='2026-11-01'")
-    price = supervise.read_price(configuration.build("x1-50m", settings=typed))
-    assert (price.usd_per_hour, price.source, price.date) == (1.1, "typed", "2026-11-01")
+    found = read(configuration.build("x1-50m", settings=typed))
+    assert (found.usd_per_hour, found.source, found.date) == (1.1, "typed", "2026-11-01")
 
 
 def test_one_ctrl_c_is_one_sigterm(run: Path, start: Any) -> None:
@@ -265,8 +270,8 @@ def test_a_second_supervisor_is_told_who_holds_the_run(run: Path, start: Any) ->
 
 
 def test_the_ceiling_ends_a_run_with_a_checkpoint(tmp_path: Path, start: Any) -> None:
-    # $0.65 an hour: the 1.9 s to stop in cost $0.00034, so 2 s are left to train in.
-    run = make_run(tmp_path / "run", "money.watts=3250", "money.ceiling_usd=0.0007")
+    # $0.65 an hour: 3 x 2 s to stop in cost $0.00108, so 2 s are left to train in.
+    run = make_run(tmp_path / "run", "money.watts=3250", "money.ceiling_usd=0.0015")
     code, words = ended(start(run))
     assert code == supervise.GUARDED
     assert signals_received(run) == ["SIGTERM"]
@@ -285,14 +290,14 @@ def test_the_ceiling_ends_a_run_with_a_checkpoint(tmp_path: Path, start: Any) ->
 
 
 def test_a_trainer_deaf_to_sigterm_is_killed_below_the_ceiling(tmp_path: Path, start: Any) -> None:
-    run = make_run(tmp_path / "run", "money.watts=3250", "money.ceiling_usd=0.0007")
+    run = make_run(tmp_path / "run", "money.watts=3250", "money.ceiling_usd=0.0015")
     process = start(run, "stubborn")
     pid = until(lambda: (run / "trainer.pid").exists() and trainer_pid(run))
     code, words = ended(process)
     assert code == supervise.GUARDED
     assert "did not end within 0.8 s" in words
     assert not alive(pid)
-    assert ledger.read_ledger(run).spent_usd < 0.0007
+    assert ledger.read_ledger(run).spent_usd < 0.0015
 
 
 def test_a_hung_trainer_is_stopped(run: Path, start: Any) -> None:
@@ -425,6 +430,11 @@ def a_meter(run: Path) -> supervise.Meter:
     return supervise.open_meter(run, folder.open_run(run), supervise.instant())
 
 
+def turn(meter: supervise.Meter, at: Instant) -> Any:
+    now_s = time.monotonic()
+    return supervise.turn(meter, supervise.Progress.at_end_of(meter.run, now_s), at, now_s)
+
+
 def after(at: Instant, seconds: float) -> Instant:
     milliseconds = round(1000 * seconds)
     return replace(at, wall_ms=at.wall_ms + milliseconds, boot_ms=at.boot_ms + milliseconds)
@@ -435,29 +445,29 @@ def test_the_price_is_read_again_every_15_minutes(
 ) -> None:
     meter = a_meter(run)
     began = meter.ledger.at
-    monkeypatch.setattr(supervise, "read_price", lambda config: ledger.Price(2.0, "a page", ""))
+    dearer = ledger.Price(2.0, "a page", "")
+    monkeypatch.setattr(price.Reader, "read", lambda reader, at: dearer)
     supervise.charge(meter, after(began, 899))
     assert meter.ledger.price.usd_per_hour == 0.013
     supervise.charge(meter, after(began, 900))
     assert meter.ledger.price.usd_per_hour == 2.0
-    assert float(meter.ledger.spent_usd) == pytest.approx(0.013 / 4, rel=1e-6)
+    # It may have risen right after the last reading, and is charged as if it had.
+    assert float(meter.ledger.spent_usd) == pytest.approx(2.0 / 4, rel=1e-6)
 
 
 def test_a_price_nobody_can_read_stops_the_run_within_the_hour(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreadable(config: Any) -> Any:
+    def unreadable(reader: Any, at: Any) -> Any:
         raise UserError("supervise.no_price", hardware="?")
 
     meter = a_meter(run)
     began = meter.ledger.at
-    monkeypatch.setattr(supervise, "read_price", unreadable)
+    monkeypatch.setattr(price.Reader, "read", unreadable)
     decisions = {}
     for minute in range(0, 66, 5):
         at = after(began, 60 * minute)
-        supervise.charge(meter, at)
-        state = supervise.observe(meter, supervise.Progress.at_end_of(run), at)
-        decisions[minute] = supervise.guard.decide(state)
+        _, decisions[minute] = turn(meter, at)
     assert {decisions[minute].action for minute in range(0, 61, 5)} == {"go"}
     assert decisions[65].rule == "unread-price"
 
@@ -467,9 +477,7 @@ def test_a_price_that_can_be_read_never_grows_old(run: Path) -> None:
     began = meter.ledger.at
     for minute in range(0, 181, 5):
         at = after(began, 60 * minute)
-        supervise.charge(meter, at)
-        state = supervise.observe(meter, supervise.Progress.at_end_of(run), at)
-        assert supervise.guard.decide(state).action == "go"
+        assert turn(meter, at)[1].action == "go"
 
 
 def test_a_same_size_edit_is_found_within_15_minutes(run: Path) -> None:
@@ -488,7 +496,7 @@ def test_progress_reads_whole_lines_only(run: Path) -> None:
     clock = {"seconds": 2.0, "tokens_per_s": 100.0}
     old = {"step": 6, "loss": 1.0, "tokens": 700, "clock": {"seconds": 1.0, "tokens_per_s": 9.0}}
     folder.append_line(path, old)
-    progress = supervise.Progress.at_end_of(run)
+    progress = supervise.Progress.at_end_of(run, time.monotonic())
     assert (progress.tokens, progress.tokens_per_s) == (700, None)
     assert progress.limit_s == supervise.SET_UP_LIMIT_S
     lines = [{"step": s, "loss": 1.0, "tokens": 100 * s, "clock": clock} for s in (4, 5)]
@@ -503,7 +511,7 @@ def test_progress_reads_whole_lines_only(run: Path) -> None:
 
 
 def test_slow_steps_are_given_twenty_of_themselves(run: Path) -> None:
-    progress = supervise.Progress.at_end_of(run)
+    progress = supervise.Progress.at_end_of(run, time.monotonic())
     clock = {"seconds": 60.0, "tokens_per_s": 100.0}
     line = {"step": 0, "loss": 1.0, "tokens": 1, "clock": clock}
     folder.append_line(run / folder.METRICS, line)
@@ -512,7 +520,7 @@ def test_slow_steps_are_given_twenty_of_themselves(run: Path) -> None:
 
 
 def test_the_rate_is_that_of_the_last_half_hour(run: Path) -> None:
-    progress = supervise.Progress.at_end_of(run)
+    progress = supervise.Progress.at_end_of(run, time.monotonic())
     began = progress.seen_s
     for minute in range(61):
         rate = 1000.0 if minute < 40 else 10.0
@@ -523,24 +531,23 @@ def test_the_rate_is_that_of_the_last_half_hour(run: Path) -> None:
     assert progress.tokens_per_s == 10.0
 
 
-def test_the_alert_line_counts_only_an_unbroken_crossing(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_alert_line_counts_only_an_unbroken_crossing(run: Path) -> None:
     amounts = {"alert_line_usd": 1e-6, "reserve_usd": 2.0}
     folder.write_json(run / folder.PLAN, {"format": "x1-plan-1", "money": amounts})
     meter = a_meter(run)
-    progress = supervise.Progress.at_end_of(run)
-    moment = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: moment)
+    progress = supervise.Progress.at_end_of(run, time.monotonic())
+    moment = progress.started_s
 
     def over_s(seconds: float, rate: float) -> float:
         nonlocal moment
         moment += seconds
         progress.rates.clear()
         progress.rates.append((moment, rate, 0.1))
-        return supervise.observe(meter, progress, meter.ledger.at).over_alert_s
+        return supervise.observe(meter, progress, meter.ledger.at, moment).over_alert_s
 
     assert over_s(0, 1.0) == 0
+    assert over_s(590, 1.0) == 0  # no projection is believed in the first 10 minutes
+    assert over_s(10, 1.0) == 0
     assert over_s(600, 1.0) == 600
     assert over_s(60, 1e12) == 0
     assert over_s(60, 1.0) == 0

@@ -118,7 +118,7 @@ def test_one_nan_in_one_gradient_element_leaves_everything_bitwise_unchanged(
         loss = train.forward_backward(job.network, ids, 4, 0.0)
         stability.tamper_gradient(faults, job.model)
         norm = train.clip_gradients(job.model, 1.0)
-        verdict = train.judge(job, at, float(loss), float(norm))
+        verdict = train.judge(job, at, float(loss), float(norm), 1.0)
         if verdict.action == "go":
             train.update(job.optimizers, 0.01)
         else:

@@ -4,7 +4,7 @@
 
     model.safetensors      every parameter, fp32, whole (gathered when the run is sharded)
     optimizer.safetensors  every optimizer tensor, "PARAMETER|FIELD"
-    state.json             step, skip list, detector history, RNG, SHA-256 of each file and its own
+    state.json             run, step, skip list, detector history, RNG, checksums (see `saved`)
 
 The folder is written aside, synced and renamed, so it is there whole or not at all. Reading
 checks every byte before anything is loaded; a damaged one is reported and the one before used.
@@ -12,12 +12,9 @@ checks every byte before anything is loaded; a damaged one is reported and the o
 
 import base64
 import errno
-import hashlib
-import json
 import re
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +26,29 @@ from torch.optim import Optimizer
 
 from x1 import folder
 from x1.ranks import gathered, sharded_like
+from x1.saved import (
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    Checkpoint,
+    clear_unfinished,
+    fault,
+    hand_over,
+    newest,
+    path_of,
+    prune,
+    read,
+    sealed,
+    steps,
+)
 from x1.text import UserError
 
-FORMAT = "x1-checkpoint-1"
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+__all__ = [
+    "MODEL", "OPTIMIZER", "STATE", "Checkpoint", "clear_unfinished", "fault", "hand_over",
+    "newest", "path_of", "prune", "read", "steps",
+]  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint whose checksums hold: its folder and the content of state.json."""
-
-    path: Path
-    state: dict[str, Any]
-
-    @property
-    def step(self) -> int:
-        return int(self.state["step"])
+FIELDS = {"step", "exp_avg", "exp_avg_sq", "momentum_buffer"}  # what AdamW and Muon remember
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -70,17 +74,21 @@ def optimizer_tensors(model: nn.Module, optimizers: list[Optimizer]) -> dict[str
 def restore(run: Path, step: int, model: nn.Module, optimizers: list[Optimizer]) -> None:
     """Put checkpoint `step` into a model, its optimizers (sharded or not) and torch's RNG.
 
-    Without optimizers, only the weights are read. Raises UserError if its checksums do not hold or
-    a file is of another kind: a damaged state is never loaded.
+    Without optimizers, only the weights are read. Raises UserError if its checksums do not hold,
+    it is another run's, or its tensors are not this model's: nothing has been loaded then.
     """
-    found = read(path_of(run, step))
+    path = path_of(run, step)
+    found = read(path)
     if found is None:
-        raise UserError("train.damaged", path=path_of(run, step))
+        raise refusal(path)
     try:
         weights = load_file(found.path / MODEL)
         moments = load_file(found.path / OPTIMIZER) if optimizers else {}
-    except SafetensorError:
-        raise UserError("train.damaged", path=found.path) from None
+        rng = _rng_state(found.state["torch_rng"])
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        raise UserError("train.damaged", path=path) from None
+    if not _fits(model, optimizers, weights, moments) or rng.shape != torch.get_rng_state().shape:
+        raise UserError("train.damaged", path=path)
     set_weights(model, weights.items())
     if not optimizers:
         return
@@ -92,8 +100,40 @@ def restore(run: Path, step: int, model: nn.Module, optimizers: list[Optimizer])
         # AdamW counts its steps in a scalar per parameter; all else has the parameter's shape.
         placed = value.to(parameter.device) if value.ndim == 0 else sharded_like(value, parameter)
         owner[id(parameter)].state[parameter][field] = placed
-    rng = base64.b64decode(found.state["torch_rng"])
-    torch.set_rng_state(torch.frombuffer(bytearray(rng), dtype=torch.uint8))
+    torch.set_rng_state(rng)
+
+
+def refusal(path: Path) -> UserError:
+    """Why the checkpoint at `path` is not used, as a sentence."""
+    return UserError("train.foreign" if fault(path) == "foreign" else "train.damaged", path=path)
+
+
+def _rng_state(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+
+
+def _fits(
+    model: nn.Module,
+    optimizers: list[Optimizer],
+    weights: dict[str, Tensor],
+    moments: dict[str, Tensor],
+) -> bool:
+    """Whether these tensors are the model's and its optimizers', by name, field and shape."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    if {name: tensor.shape for name, tensor in weights.items()} != shapes:
+        return False
+    fields: dict[str, set[str]] = {name: set() for name in shapes}
+    for key, value in moments.items():
+        name, _, field = key.partition("|")
+        if field not in FIELDS or value.shape not in ((), shapes.get(name)):
+            return False
+        fields.setdefault(name, set()).add(field)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        owned = [p for group in optimizer.param_groups for p in group["params"]]
+        if len({frozenset(fields[names[id(p)]]) for p in owned}) > 1:  # one lacks what others have
+            return False
+    return fields.keys() == shapes.keys()
 
 
 @torch.no_grad()
@@ -128,14 +168,8 @@ def write(
     try:
         save_tensors(weights, aside / MODEL, {"format": "pt"})
         save_tensors(moments, aside / OPTIMIZER)
-        state = {
-            "format": FORMAT,
-            "step": step,
-            **state,
-            "torch_rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
-            "files": {name: _sha256(aside / name) for name in (MODEL, OPTIMIZER)},
-        }
-        folder.write_json(aside / STATE, {**state, "checksum": _digest(state)})
+        rng = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
+        folder.write_json(aside / STATE, sealed(aside, run, step, {**state, "torch_rng": rng}))
         for name in (MODEL, OPTIMIZER):
             folder.sync(aside / name)
         folder.sync(aside)
@@ -155,66 +189,3 @@ def save_tensors(
         number = re.search(r"os error (\d+)", str(fault))
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, str(fault), str(path)) from None
-
-
-def read(path: Path) -> Checkpoint | None:
-    """The checkpoint at `path` if every checksum holds, else None."""
-    try:
-        state = json.loads((path / STATE).read_text("utf-8"))
-        checksum = state.pop("checksum")
-        sound = (
-            state["format"] == FORMAT
-            and checksum == _digest(state)
-            and path.name == path_of(path, state["step"]).name
-            and all(_sha256(path / name) == state["files"][name] for name in (MODEL, OPTIMIZER))
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
-        return None
-    return Checkpoint(path, state) if sound else None
-
-
-def path_of(run: Path, step: int) -> Path:
-    return run / folder.CHECKPOINTS / f"step-{step:08d}"
-
-
-def steps(run: Path) -> list[int]:
-    """Steps of the checkpoint folders there are, oldest first, sound or not."""
-    folders = (run / folder.CHECKPOINTS).glob("step-*")
-    return sorted(int(p.name[5:]) for p in folders if p.is_dir() and p.name[5:].isdecimal())
-
-
-def newest(
-    run: Path, valid: Callable[[Checkpoint], bool] | None = None
-) -> tuple[Checkpoint | None, list[Path]]:
-    """The newest sound checkpoint for which `valid` holds, and the damaged ones that are newer."""
-    damaged = []
-    for step in reversed(steps(run)):
-        checkpoint = read(path_of(run, step))
-        if checkpoint is None:
-            damaged.append(path_of(run, step))
-        elif valid is None or valid(checkpoint):
-            return checkpoint, damaged
-    return None, damaged
-
-
-def prune(run: Path, keep: int, protected: set[int]) -> None:
-    """Delete all but the newest `keep` checkpoints and the `protected` steps."""
-    for step in steps(run)[:-keep]:
-        if step not in protected:
-            shutil.rmtree(path_of(run, step), ignore_errors=True)
-
-
-def clear_unfinished(run: Path) -> None:
-    """Remove what a kill in the middle of `write` left behind."""
-    for path in (run / folder.CHECKPOINTS).glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(state: dict[str, Any]) -> str:
-    canonical = json.dumps(state, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -6,6 +6,7 @@ result is written once as `config.toml` in the run's folder. Nothing else config
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from x1.text import UserError, say
 
 FORMAT = "x1-config-1"
+SECRET = re.compile(r"hf_[A-Za-z0-9]{20,}|(AKIA|ASIA)[0-9A-Z]{16}")  # tokens and access keys
 
 
 class _Section(BaseModel):
@@ -64,6 +66,9 @@ class OptimConfig(_Section):
     weight_decay: float = Field(0.1, ge=0, description="on matrices; never on embeddings and gains")
     clip: float = Field(1.0, ge=0, description="global gradient norm; 0 turns clipping off")
     z_loss: float = Field(0.0, ge=0, description="weight of mean(logsumexp(logits)^2)")
+    weight_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="in which an update leaves the weights; bf16 rounds small ones away"
+    )
     schedule: Literal["linear", "wsd", "constant"] = "linear"
     warmup_steps: int = Field(100, ge=0)
     cooldown_fraction: float = Field(0.2, ge=0, le=1, description="WSD: last part of the run")
@@ -122,6 +127,27 @@ class CheckpointConfig(_Section):
         2, ge=1, description="newest checkpoints kept; good one and milestones besides"
     )
     milestones: tuple[int, ...] = Field((), description="steps whose checkpoints are never pruned")
+    mirror: str = Field("", description="file:///…, s3://… or hf://…: a second copy of the run")
+
+    @field_validator("mirror", mode="before")
+    @classmethod
+    def _without_secrets(cls, value: Any) -> Any:
+        fault = mirror_fault(str(value)) if value else None
+        if fault:
+            raise ValueError(say(fault))
+        return value
+
+
+def mirror_fault(uri: str) -> str | None:
+    """The key of the sentence that refuses this URI, or None. The sentence never repeats it."""
+    scheme, separator, rest = uri.partition("://")
+    if separator and (
+        SECRET.search(rest) or "@" in rest.partition("/")[0] or set("?#") & set(rest)
+    ):
+        return "mirror.secret"
+    if scheme not in ("file", "s3", "hf") or not rest.strip("/") or "::" in uri:
+        return "mirror.scheme"
+    return "mirror.relative" if scheme == "file" and not rest.startswith("/") else None
 
 
 class EvaluateConfig(_Section):
@@ -156,6 +182,16 @@ class MoneyConfig(_Section):
     )
     price_usd_per_hour: float | None = Field(None, gt=0, description="None: the price table's")
     price_date: str = Field("", description="ISO date of a typed price")
+    price_source: str = Field(
+        "", description="where the price is read while the run goes on (see `x1.price`)"
+    )
+    counted: tuple[str, ...] = Field(
+        (), description="folders whose ledgers count towards this ceiling: a ladder, a first try"
+    )
+    stop_command: str = Field("", description="rented: ends the machine, for the dead-man's timer")
+    max_lifetime_hours: float | None = Field(
+        None, gt=0, description="rented: after so many hours the provider ends the machine"
+    )
     watts: float | None = Field(None, gt=0, description="own machine: measured or stated draw")
     tariff_usd_per_kwh: float = Field(0.20, gt=0)
     lab_budget_usd: float = Field(35.0, gt=0)
@@ -164,6 +200,13 @@ class MoneyConfig(_Section):
         "ask",
         description="projection above the alert line; ask stops when nobody is at the terminal",
     )
+
+    @field_validator("price_source")
+    @classmethod
+    def _named_source(cls, value: str) -> str:
+        if value and not re.fullmatch(r"file:.+|command:.+|query:https?://.+#.+", value):
+            raise ValueError(say("config.price_source"))
+        return value
 
 
 class RunConfig(_Section):

@@ -6,6 +6,7 @@ which is what the entropy floor speaks of; used when every held-out document fit
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,11 +158,12 @@ def samples(
 def load(run: Path, step: int | None = None) -> tuple[Transformer, RunConfig, int]:
     """The model of a run's newest sound checkpoint, or of the one at `step`."""
     config = folder.open_run(run)
-    found = (
-        checkpoint.newest(run)[0]
-        if step is None
-        else checkpoint.read(checkpoint.path_of(run, step))
-    )
+    if step is None:
+        found, refused = checkpoint.newest(run)
+        for path in refused:
+            print(checkpoint.refusal(path), file=sys.stderr)
+    else:
+        found = checkpoint.read(checkpoint.path_of(run, step))
     if found is None:
         raise UserError("evaluate.no_checkpoint", path=run)
     dtype = torch.bfloat16 if config.train.dtype == "bf16" else torch.float32

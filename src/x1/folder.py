@@ -86,7 +86,13 @@ def replace_folder(aside: Path, final: Path) -> None:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """`write_atomically` of one JSON object, keys in the order given."""
-    write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, json_bytes(record))
+
+
+def json_bytes(record: Any) -> bytes:
+    """The bytes `write_json` writes. Raises ValueError for NaN and infinities."""
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8")
 
 
 def read_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:

@@ -77,6 +77,12 @@ def write_manifest(job: "Job") -> None:
     )
 
 
+def trained_on(run: Path) -> str | None:
+    """The fingerprint of the data the run's last start found."""
+    found = folder.read_json(run / folder.MANIFEST, MANIFEST_FORMAT).get("data")
+    return found.get("fingerprint") if isinstance(found, dict) else None
+
+
 def versions() -> dict[str, str]:
     names = ("torch", "numpy", "safetensors", "tokenizers")
     return {"x1": version("x1-pretraining"), "python": platform.python_version()} | {

@@ -6,7 +6,8 @@ again from seconds and price. What is summed is `Decimal`, rounded up to a billi
 per charge, and written as a string: sums are exact and never below the truth.
 
     open     the plan's digest, the limits and the first price; always the first line
-    price    a price that differs from the one in force
+    carry    dollars that were spent under the same ceiling before this run: a ladder, a first try
+    price    a reading of the price; a dearer one is charged for every second since the last reading
     reserve  the most that may be spent from here on, set aside before anything starts
     charge   seconds under the supervisor's eyes, their price, dollars, and the sum so far
     gap      the same for seconds nobody watched: from the last line to a restart
@@ -15,7 +16,8 @@ per charge, and written as a string: sums are exact and never below the truth.
 
 What a chain alone cannot see: whole lines cut off its end (a shorter ledger is a valid one), and
 a forger who seals every line anew, for there is no secret in it. Who must know keeps the checksum
-of a moment elsewhere, as a checkpoint does, and later asks whether `checksums` still has it.
+of a moment elsewhere, as a checkpoint does (`last_checksum`), and later asks whether `checksums`
+still has it.
 
 Nothing here reads a clock: whoever writes says when it is (`Instant`). One writer at a time; the
 caller holds the run's lock. A `Ledger` is a value; each write returns the next one.
@@ -73,6 +75,8 @@ class Ledger:
     reserved_usd: float
     spent_usd: Decimal
     closed: bool
+    unread_ms: int  # charged since the price was last read
+    ahead_ms: int  # how far steps of the wall clock in this boot may have put it ahead
     checksum: str
     size_bytes: int
     torn_bytes: int = 0
@@ -99,6 +103,13 @@ def gap_ms(before: Instant, after: Instant) -> int:
     return max(-wall_ms, after.boot_ms)
 
 
+def unwatched_ms(ledger: Ledger, at: Instant) -> int:
+    """Milliseconds from the last line to a restart. If the wall clock was stepped while this boot
+    wrote, either side of the step may be the right one, and the longer time counts.
+    """
+    return gap_ms(replace(ledger.at, wall_ms=ledger.at.wall_ms - ledger.ahead_ms), at)
+
+
 def start(
     run: Path,
     at: Instant,
@@ -119,19 +130,24 @@ def start(
                    alert_line_usd=alert_line_usd, **_price_fields(price))  # fmt: skip
 
 
-def resume(run: Path, at: Instant, billed_when_closed: bool = False) -> Ledger:
+def resume(run: Path, at: Instant, machine_start: Instant | None = None) -> Ledger:
     """Take up an existing ledger: repair a torn last line, charge the time nobody watched.
 
-    After `close` the meter stood still, unless the machine is `billed_when_closed` and is still
-    in the same boot: a rented one that was never given back. Raises UserError on any damage.
+    After `close` the meter of one's own machine stood still. A rented one is billed from
+    `machine_start`: if it is the one that was there at the last line, it was never given back, and
+    all of the time since is charged; if not, at least its own time so far. Raises UserError on any
+    damage.
     """
     ledger = read_ledger(run)
     if ledger.torn_bytes:
         os.truncate(run / LEDGER, ledger.size_bytes)
         ledger = _append(run, replace(ledger, torn_bytes=0), ledger.at, "repair",
                          dropped_bytes=ledger.torn_bytes)  # fmt: skip
-    meter_ran = not ledger.closed or (billed_when_closed and ledger.at.boot_id == at.boot_id)
-    elapsed_ms = gap_ms(ledger.at, at) if meter_ran else 0
+    elapsed_ms = gap_ms(machine_start, at) if machine_start else 0
+    if not ledger.closed or (machine_start and ledger.at.boot_id == at.boot_id):
+        elapsed_ms = max(elapsed_ms, unwatched_ms(ledger, at))
+    if ledger.at.boot_id == at.boot_id:  # one clock for both: no more than has passed on it
+        elapsed_ms = min(elapsed_ms, gap_ms(ledger.at, at))
     return _append(run, ledger, at, "gap", **_charge_fields(ledger, elapsed_ms))
 
 
@@ -141,9 +157,21 @@ def charge(run: Path, ledger: Ledger, at: Instant) -> Ledger:
 
 
 def set_price(run: Path, ledger: Ledger, at: Instant, price: Price) -> Ledger:
-    """Charge up to now at the old price; from here on the new one holds."""
+    """Charge up to now at the old price; from here on the one just read holds.
+
+    Nobody knows when between two readings a price rose, so the difference is charged for all of
+    the seconds since the last one.
+    """
     charged = charge(run, ledger, at)
-    return _append(run, charged, at, "price", **_price_fields(price))
+    rise_usd = _rise_usd(charged, price)
+    return _append(run, charged, at, "price", **_price_fields(price), usd=f"{rise_usd:f}",
+                   cumulative_usd=f"{charged.spent_usd + rise_usd:f}")  # fmt: skip
+
+
+def carry(run: Path, ledger: Ledger, at: Instant, usd: Decimal, source: str) -> Ledger:
+    """Enter dollars spent elsewhere under the same ceiling, and where."""
+    return _append(run, ledger, at, "carry", usd=f"{usd:f}", source=source,
+                   cumulative_usd=f"{ledger.spent_usd + usd:f}")  # fmt: skip
 
 
 def reserve(run: Path, ledger: Ledger, at: Instant, usd: float) -> Ledger:
@@ -183,6 +211,19 @@ def read_entries(run: Path) -> list[dict[str, Any]]:
 def checksums(run: Path) -> set[str]:
     """Every line's checksum. One kept elsewhere and absent here: lines were cut off or forged."""
     return {entry["checksum"] for entry in read_entries(run)}
+
+
+def last_checksum(run: Path) -> str | None:
+    """The checksum of the last whole line, on the disk when this returns; None without a ledger.
+
+    For whoever keeps it as a witness: nothing is checked, and the ledger may be growing.
+    """
+    path = run / LEDGER
+    if not exists(run):
+        return None
+    sync(path)
+    last = path.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2]
+    return last.rpartition(SEAL)[2].removesuffix(b'"}').decode("ascii", "replace")
 
 
 def exists(run: Path) -> bool:
@@ -285,12 +326,17 @@ def _add(ledger: Ledger | None, entry: dict[str, Any], length: int) -> Ledger:
             reserved_usd=0.0,
             spent_usd=Decimal(0),
             closed=False,
+            unread_ms=0,
+            ahead_ms=0,
             checksum=GENESIS,
             size_bytes=0,
         )
+    step_ms = (at.wall_ms - ledger.at.wall_ms) - (at.boot_ms - ledger.at.boot_ms)
+    same_boot = at.boot_id == ledger.at.boot_id
     return replace(
         _account(ledger, entry),
         at=at,
+        ahead_ms=max(ledger.ahead_ms + step_ms, 0) if same_boot else 0,
         checksum=entry["checksum"],
         size_bytes=ledger.size_bytes + length + 1,
     )
@@ -300,12 +346,21 @@ def _account(ledger: Ledger, entry: dict[str, Any]) -> Ledger:
     """What an entry does to money: the one place that adds."""
     kind = entry["entry"]
     if kind in ("charge", "gap"):
-        expected = _charge_fields(ledger, round(1000 * entry["seconds"]))
+        elapsed_ms = round(1000 * entry["seconds"])
+        expected = _charge_fields(ledger, elapsed_ms)
         if any(entry[field] != value for field, value in expected.items()):
             raise ValueError("sum")
-        return replace(ledger, spent_usd=Decimal(entry["cumulative_usd"]), closed=False)
-    if kind == "price":
-        return replace(ledger, price=_price_of(entry))
+        return replace(ledger, spent_usd=Decimal(entry["cumulative_usd"]), closed=False,
+                       unread_ms=ledger.unread_ms + elapsed_ms)  # fmt: skip
+    if kind in ("price", "carry"):
+        price = _price_of(entry) if kind == "price" else ledger.price
+        usd = Decimal(entry["usd"])
+        if usd != (_rise_usd(ledger, price) if kind == "price" else max(usd, Decimal(0))):
+            raise ValueError("usd")
+        if Decimal(entry["cumulative_usd"]) != ledger.spent_usd + usd:
+            raise ValueError("sum")
+        return replace(ledger, price=price, spent_usd=ledger.spent_usd + usd,
+                       unread_ms=0 if kind == "price" else ledger.unread_ms)  # fmt: skip
     if kind == "reserve":
         return replace(ledger, reserved_usd=float(entry["usd"]))
     if kind == "close":
@@ -325,6 +380,12 @@ def _charge_fields(ledger: Ledger, milliseconds: int) -> dict[str, Any]:
         "usd": f"{usd:f}",
         "cumulative_usd": f"{ledger.spent_usd + usd:f}",
     }
+
+
+def _rise_usd(ledger: Ledger, price: Price) -> Decimal:
+    """What the seconds since the last reading cost more at `price`; nothing if it is no dearer."""
+    rise_usd = cost_usd(price, ledger.unread_ms) - cost_usd(ledger.price, ledger.unread_ms)
+    return max(rise_usd, Decimal(0))
 
 
 def _price_fields(price: Price) -> dict[str, str | float]:

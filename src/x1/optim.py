@@ -107,7 +107,21 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     optimizers.append(
         torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
     )
+    if config.weight_dtype == "bf16":
+        for optimizer in optimizers:
+            optimizer.register_step_post_hook(round_weights)
     return optimizers
+
+
+@torch.no_grad()
+def round_weights(optimizer: Optimizer, *_: Any) -> None:
+    """Leave only what bf16 holds of the weights: training without fp32 master weights.
+
+    An update below half a unit in the last of bf16's 8 bits is lost (2010.06192).
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.copy_(parameter.bfloat16())
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -5,7 +5,6 @@ compiled, once for all of them. What is done already is not done again.
 """
 
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -56,22 +55,16 @@ def begin(place: Path, run: Run, runs: dict[str, Run]) -> None:
     """
     path = ladder.folder_of(place, run)
     folder.claim(path, run.config)
-    target = checkpoint.path_of(path, run.leaves_at)
     if not run.trunk or checkpoint.steps(path):
         return
     trunk = ladder.folder_of(place, runs[run.trunk])
     source = checkpoint.path_of(trunk, run.leaves_at)
-    if checkpoint.read(source) is None:
+    found = checkpoint.read(source)
+    if found is None:
         raise UserError("train.damaged", path=source)
-    aside = target.with_name(f".{target.name}.tmp")  # what a kill leaves of it, train clears away
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside)
-    for file in aside.iterdir():
-        folder.sync(file)
-    folder.sync(aside)
     # The micro-batch that was found for the trunk: another one would round otherwise.
     folder.write_atomically(path / folder.MANIFEST, (trunk / folder.MANIFEST).read_bytes())
-    folder.replace_folder(aside, target)
+    checkpoint.hand_over(found, path)
 
 
 def skipped(place: Path, run: Run) -> bool:

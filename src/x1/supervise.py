@@ -1,11 +1,14 @@
 """The only parent of a trainer: meters money, watches, asks the guard, stops the child.
 
     supervisor ── ledger.jsonl     the trainer never touches money
-        │  └───── guard.decide     before there is a trainer, then every 10 seconds
+        │  ├───── price.Reader     every 15 minutes, and whenever it would otherwise be the ceiling
+        │  ├───── guard.decide     before there is a trainer, then every 10 seconds
+        │  └───── keeper           a process that ends the trainer if the supervisor cannot
         └─ trainer                 one SIGTERM asks it to save and to end
 
-The meter runs from the supervisor's first line to its last, on a clock that never steps and counts
-sleep. Silence is counted on one that stands still in sleep: a laptop that wakes up is not hung.
+The meter of one's own machine runs from the supervisor's first line to its last, that of a rented
+one from the machine's start, on a clock that never steps and counts sleep. Silence is counted on
+one that stands still in sleep: a laptop that wakes up is not hung.
 
 The trainer has a session of its own, so a Ctrl-C reaches the supervisor alone, which passes it on
 once. If the supervisor is killed, Linux sends the trainer the SIGTERM it could not send itself
@@ -16,32 +19,34 @@ ends, and the next supervisor charges the time nobody watched.
 import ctypes
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from statistics import median
 from types import FrameType
 from typing import Any, Self
 
-from x1 import folder, guard, ledger, money, plan
+from x1 import deadman, folder, guard, ledger, mirror, money, plan, price
+from x1.clock import instant
 from x1.config import RunConfig
 from x1.guard import GuardState
-from x1.ledger import Instant, Ledger, Price
-from x1.text import UserError, say
+from x1.keeper import Keeper, kept
+from x1.ledger import Instant, Ledger
+from x1.text import UserError, language, say
 
 TICK_S = 0.2  # how often the child and the signals are looked at
 CHARGE_EVERY_S = 10.0  # a line in the ledger, and a decision
 STOPPING_S = 60.0  # what a checkpoint and a shutdown may take; SIGKILL after that
 LATE_S = 5.0  # how late a busy machine may be with all of this
+KEEPER_S = 120.0  # what a trainer whose supervisor is gone has for its checkpoint
 SET_UP_LIMIT_S = 1800.0  # silence allowed before the first line of metrics.jsonl: compiling
 HUNG_S = 300.0  # silence allowed after it, or
 HUNG_STEPS = 20  # as many median steps, whichever is longer
@@ -51,13 +56,15 @@ INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def supervise(run: Path, command: list[str] | None = None) -> int:
+def supervise(run: Path, command: list[str] | None = None, i_will_watch: bool = False) -> int:
     """Run a trainer under the guard until it ends; returns the exit code for the shell.
+
+    A rented machine needs a dead-man's limit, armed outside it, or somebody who will watch.
 
     `command` defaults to `python -m x1.train RUN`. The trainer's own code comes back, or 4 when
     the guard stopped it, 130 when a person did, 128 + n when signal n killed it. Raises UserError,
     with nothing started, if the run is supervised already, a trainer is still at it, its price is
-    unknown, its plan is another, or its ledger is damaged or missing.
+    unknown, its plan is another, its ledger is damaged or missing, or no dead-man's limit is armed.
     """
     began = instant()
     config = folder.open_run(run)
@@ -65,42 +72,34 @@ def supervise(run: Path, command: list[str] | None = None) -> int:
         meter = open_meter(run, config, began)
         why = "refused"
         try:
-            decision = guard.decide(observe(meter, Progress.at_end_of(run), instant()))
+            progress = Progress.at_end_of(run, time.monotonic())
+            decision = guard.decide(observe(meter, progress, instant(), time.monotonic()))
             if decision.action == "stop":
                 why = decision.rule
                 tell("supervise.not_started", why=say(f"guard.{why}"), run=run)
                 return GUARDED
+            if not money.hardware(config.money.hardware).own:
+                tell_cost(meter, deadman.require(run, config, meter.ledger, began, i_will_watch))
             wait_for_orphan(run, signals)
-            child = start_child(command or [sys.executable, "-m", "x1.train", str(run)])
-            try:
-                rule = watch(meter, child, signals)
-            finally:
-                end_session(child)
+            if config.checkpoint.mirror:
+                meter.copy = mirror.begin(run, config.checkpoint.mirror)
+            with kept(run, KEEPER_S) as keeper:
+                child = start_child(command or [sys.executable, "-m", "x1.train", str(run)])
+                try:
+                    keeper.guard(child.pid)
+                    rule = watch(meter, child, signals, keeper)
+                finally:
+                    end_session(child)
             code = exit_code(child.returncode, rule, signals)
             why = rule or f"exit {code}"
         finally:
-            close_meter(meter, why)
+            if meter.copy is not None:
+                mirror.finish(meter.copy)
+            close_meter(meter, instant(), why)
+            if meter.copy is not None:  # once more, for the ledger's last line
+                mirror.finish(meter.copy, LATE_S)
         report_end(meter, child.returncode, rule, signals)
         return code
-
-
-def instant() -> Instant:
-    """Now: wall time, and a clock that runs through sleep (on macOS CLOCK_MONOTONIC does)."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return Instant(
-        wall_ms=time.time_ns() // 1_000_000,
-        boot_ms=time.clock_gettime_ns(clock) // 1_000_000,
-        boot_id=boot_id(),
-    )
-
-
-@cache
-def boot_id() -> str:
-    """Under which name this boot's clock may be compared; where none exists, this process's."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return uuid.uuid4().hex
 
 
 @dataclass
@@ -110,92 +109,123 @@ class Meter:
     run: Path
     config: RunConfig
     ledger: Ledger
+    reader: price.Reader
     price_tried_ms: int
     price_read_ms: int
+    usd_per_hour: float  # as last read, possible or not
+    copy: mirror.Mirror | None = None
     damaged: bool = False
     over_alert_since_s: float | None = None
-
-
-def read_price(config: RunConfig) -> Price:
-    """The price in force: rent, or the electricity of one's own machine.
-
-    Raises UserError for a rented machine without a price.
-    """
-    machine, asked = money.hardware(config.money.hardware), config.money
-    if machine.own:
-        watts = asked.watts or machine.watts
-        usd_per_hour = money.electricity_usd(1.0, watts, asked.tariff_usd_per_kwh)
-        return Price(round(usd_per_hour, 9), electricity(config, "en"), asked.price_date)
-    offer = money.configured_price(config)
-    if offer is None:
-        raise UserError("supervise.no_price", hardware=machine.name)
-    source = offer.source or offer.provider or offer.kind
-    return Price(offer.usd_per_hour, source, offer.day.isoformat())
-
-
-def electricity(config: RunConfig, lang: str | None = None) -> str:
-    """Where the price of one's own machine comes from, in words."""
-    watts = config.money.watts or money.hardware(config.money.hardware).watts
-    key = "stated" if config.money.watts else "assumed"
-    tariff = config.money.tariff_usd_per_kwh
-    return say(f"supervise.watts_{key}", lang, watts=f"{watts:g}", tariff=f"{tariff:g}")
+    asked_since_s: float | None = None  # the question whether to go on, and
+    answered: bool = False  # whether somebody said yes
 
 
 def open_meter(run: Path, config: RunConfig, at: Instant) -> Meter:
     """Begin the run's ledger or take it up again, and reserve the most it may still cost."""
-    price, digest = read_price(config), plan.plan_digest(run)
-    amounts = plan.read_plan(run)["money"] if digest else {}
+    reader = price.Reader(config)
+    read, digest = reader.read(at), plan.plan_digest(run)
+    money.positive("price_usd_per_hour", read.usd_per_hour)
+    amounts = planned_amounts(run, config)
+    own = money.hardware(config.money.hardware).own
     if ledger.exists(run):
         if ledger.read_ledger(run).plan_sha256 != digest:
             raise UserError("supervise.other_plan", path=run / folder.PLAN)
-        own = money.hardware(config.money.hardware).own
-        book = ledger.resume(run, at, billed_when_closed=not own)
+        check_witnesses(run)
+        book = ledger.resume(run, at, None if own else deadman.machine_started(at, []))
+        book = ledger.set_price(run, book, at, read)
     elif (run / folder.METRICS).exists():
         raise UserError("ledger.missing", path=run / folder.LEDGER)
     else:
-        limits = config.money
-        book = ledger.start(run, at, price, limits.ceiling_usd, limits.lab_budget_usd, digest,
+        limits, spent = config.money, deadman.spent_before(config)
+        began = at if own else deadman.machine_started(at, [book for _, book in spent])
+        book = ledger.start(run, began, read, limits.ceiling_usd, limits.lab_budget_usd, digest,
                             amounts.get("alert_line_usd"))  # fmt: skip
-    meter = Meter(run, config, book, price_tried_ms=at.boot_ms, price_read_ms=at.boot_ms)
-    apply_price(meter, price, at)
-    left_usd = ledger.left_usd(meter.ledger)
-    planned_usd = amounts.get("reserve_usd") or left_usd
-    meter.ledger = ledger.reserve(run, meter.ledger, at, min(planned_usd, left_usd))
-    return meter
+        for where, other in spent:
+            book = ledger.carry(run, book, began, other.spent_usd, str(where))
+        if began != at:
+            book = ledger.charge(run, book, at)
+    left_usd = ledger.left_usd(book)
+    planned_usd = amounts.get("reserve_usd", book.ceiling_usd) - float(book.spent_usd)
+    reserve_usd = min(planned_usd, left_usd) if planned_usd > 0 else left_usd
+    book = ledger.reserve(run, book, at, reserve_usd)
+    return Meter(run, config, book, reader, price_tried_ms=at.boot_ms, price_read_ms=at.boot_ms,
+                 usd_per_hour=book.price.usd_per_hour)  # fmt: skip
 
 
-def apply_price(meter: Meter, price: Price, at: Instant) -> None:
-    in_force = meter.ledger.price
-    if (price.usd_per_hour, price.source) != (in_force.usd_per_hour, in_force.source):
-        meter.ledger = ledger.set_price(meter.run, meter.ledger, at, price)
+def planned_amounts(run: Path, config: RunConfig) -> dict[str, float]:
+    """The plan's alert line and reserve, of what this run's ledger will see.
+
+    The plan counts the ladder. Where the ladder's own ledger is counted too (`money.counted`), its
+    dollars are carried into this one, and the plan's amounts hold as they are; otherwise they are
+    taken out of both, or the run could cost as much more before anybody is told.
+    """
+    if not (run / folder.PLAN).exists():
+        return {}
+    record = plan.read_plan(run)
+    amounts = {name: usd for name, usd in record["money"].items() if usd is not None}
+    ladder = next((e["usd"] for e in record.get("lines", []) if e["item"] == "ladder"), None)
+    if ladder and ladder["value"] and not config.money.counted:
+        for name, usd in (
+            ("alert_line_usd", money.alert_line_usd(ladder["value"])),
+            ("reserve_usd", ladder["high"]),
+        ):
+            if amounts.get(name, 0.0) > usd:
+                amounts[name] = money.round_usd(amounts[name] - usd)
+    return amounts
+
+
+def check_witnesses(run: Path) -> None:
+    """Every checkpoint carries a checksum of the ledger of its time: it must still be there.
+
+    Raises UserError when lines have been cut off the ledger, or an older copy put in its place.
+    """
+    kept = ledger.checksums(run)
+    for path in sorted((run / folder.CHECKPOINTS).glob("step-*/state.json")):
+        try:
+            witness = folder.read_json(path).get("ledger_checksum")
+        except UserError:
+            continue  # a damaged checkpoint is the trainer's to report
+        if witness is not None and witness not in kept:
+            raise UserError("ledger.cut", path=run / folder.LEDGER, checkpoint=path.parent)
+
+
+def read_price(meter: Meter, at: Instant) -> None:
+    """Read the price again, and charge what it has risen by; an impossible one is the guard's."""
+    meter.price_tried_ms = at.boot_ms
+    with suppress(UserError):
+        read = meter.reader.read(at)
+        meter.price_read_ms, meter.usd_per_hour = at.boot_ms, read.usd_per_hour
+        if price.is_possible(read.usd_per_hour):
+            write(meter, lambda: ledger.set_price(meter.run, meter.ledger, at, read))
 
 
 def charge(meter: Meter, at: Instant) -> None:
-    """Charge up to now; every 15 minutes read the price, and the whole ledger, again.
+    """Charge up to now; every 15 minutes read the price, and the whole ledger, again."""
+    write(meter, lambda: ledger.charge(meter.run, meter.ledger, at))
+    if at.boot_ms - meter.price_tried_ms >= 1000 * guard.PRICE_EVERY_S:
+        check_ledger(meter)
+        read_price(meter, at)
 
-    A ledger that cannot be written, or is no longer what was written, is `damaged` from then on.
-    """
+
+def check_ledger(meter: Meter) -> None:
     try:
-        meter.ledger = ledger.charge(meter.run, meter.ledger, at)
-        if at.boot_ms - meter.price_tried_ms < 1000 * guard.PRICE_EVERY_S:
-            return
-        meter.price_tried_ms = at.boot_ms
-        if ledger.read_ledger(meter.run) != meter.ledger:
-            meter.damaged = True
-        with suppress(UserError):
-            price = read_price(meter.config)
-            meter.price_read_ms = at.boot_ms
-            apply_price(meter, price, at)
+        meter.damaged |= ledger.read_ledger(meter.run) != meter.ledger
     except (UserError, OSError):
         meter.damaged = True
 
 
-def close_meter(meter: Meter, why: str) -> None:
+def write(meter: Meter, line: Callable[[], Ledger]) -> None:
+    """A line in the ledger. One that cannot be written, or is no longer what was written, is
+    `damaged` from then on."""
+    try:
+        meter.ledger = line()
+    except (UserError, OSError):
+        meter.damaged = True
+
+
+def close_meter(meter: Meter, at: Instant, why: str) -> None:
     """Charge up to now and stop the meter, if the ledger still takes it."""
-    try:
-        meter.ledger = ledger.close(meter.run, meter.ledger, instant(), why)
-    except (UserError, OSError):
-        meter.damaged = True
+    write(meter, lambda: ledger.close(meter.run, meter.ledger, at, why))
 
 
 @dataclass
@@ -213,9 +243,8 @@ class Progress:
     rates: deque[tuple[float, float, float]] = field(default_factory=deque)
 
     @classmethod
-    def at_end_of(cls, run: Path) -> Self:
+    def at_end_of(cls, run: Path, now_s: float) -> Self:
         """From here on: earlier lines only say how far the run had come."""
-        now_s = time.monotonic()
         path = run / folder.METRICS
         done = [line for line in folder.read_lines(path) if "tokens" in line]
         here = cls(run, now_s, now_s, path.stat().st_size if path.exists() else 0, _sizes(run))
@@ -267,17 +296,22 @@ def _sizes(run: Path) -> tuple[int, ...]:
     return tuple(log.stat().st_size if log.exists() else 0 for log in logs)
 
 
-def observe(meter: Meter, progress: Progress, at: Instant) -> GuardState:
+def observe(meter: Meter, progress: Progress, at: Instant, now_s: float) -> GuardState:
     """Everything the guard's decision depends on, as it stands."""
-    now_s = time.monotonic()
     book, config = meter.ledger, meter.config
+    rented = not money.hardware(config.money.hardware).own
     state = GuardState(
         spent_usd=float(book.spent_usd),
         ceiling_usd=book.ceiling_usd,
         alert_line_usd=book.alert_line_usd,
-        price_usd_per_hour=book.price.usd_per_hour,
+        price_usd_per_hour=meter.usd_per_hour,
         price_age_s=(at.boot_ms - meter.price_read_ms) / 1000,
-        stopping_s=STOPPING_S + CHARGE_EVERY_S + LATE_S,
+        stopping_s=STOPPING_S
+        + CHARGE_EVERY_S
+        + LATE_S
+        + price.TIMEOUT_S
+        + (mirror.FLUSH_S + LATE_S if config.checkpoint.mirror else 0.0)
+        + (deadman.MARGIN_S if rented else 0.0),  # all is over before the timer ends the machine
         running_s=now_s - progress.started_s,
         tokens_done=progress.tokens,
         tokens_total=config.tokens,
@@ -287,14 +321,41 @@ def observe(meter: Meter, progress: Progress, at: Instant) -> GuardState:
         progress_limit_s=progress.limit_s,
         ledger_damaged=meter.damaged,
         policy=config.money.on_alert,
-        attended=sys.stdin is not None and sys.stdin.isatty(),
+        attended=is_attended(meter, now_s),
     )
     if not guard.over_alert_line(state):
-        meter.over_alert_since_s = None
+        meter.over_alert_since_s = meter.asked_since_s = None
+        meter.answered = False
         return state
     if meter.over_alert_since_s is None:
         meter.over_alert_since_s = now_s
     return replace(state, over_alert_s=now_s - meter.over_alert_since_s)
+
+
+def is_attended(meter: Meter, now_s: float) -> bool:
+    """Whether somebody is at the terminal, as far as one can tell: an open question that nobody
+    has answered for 15 minutes says no."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    if os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():  # in the background: it cannot ask
+        return False
+    asked_s = meter.asked_since_s
+    return meter.answered or asked_s is None or now_s - asked_s < guard.ANSWER_S
+
+
+def turn(
+    meter: Meter, progress: Progress, at: Instant, now_s: float
+) -> tuple[GuardState, guard.Decision]:
+    """Charge, look, decide. At the ceiling an old price is read again before it decides."""
+    charge(meter, at)
+    progress.read(now_s)
+    state = observe(meter, progress, at, now_s)
+    decision = guard.decide(state)
+    if decision.rule == "ceiling" and state.price_age_s > 0:
+        read_price(meter, at)
+        state = observe(meter, progress, at, now_s)
+        decision = guard.decide(state)
+    return state, decision
 
 
 @dataclass
@@ -380,9 +441,11 @@ def end_session(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def watch(meter: Meter, child: subprocess.Popen[bytes], signals: Signals) -> str | None:
+def watch(
+    meter: Meter, child: subprocess.Popen[bytes], signals: Signals, keeper: Keeper
+) -> str | None:
     """Until the child ends: meter, decide, pass signals on. Returns the rule that stopped it."""
-    progress = Progress.at_end_of(meter.run)
+    progress = Progress.at_end_of(meter.run, time.monotonic())
     decided_ms = instant().boot_ms
     heard, alerted = 0, False
     told_to_stop = False
@@ -415,12 +478,14 @@ def watch(meter: Meter, child: subprocess.Popen[bytes], signals: Signals) -> str
         if at.boot_ms - decided_ms < 1000 * CHARGE_EVERY_S:
             continue
         decided_ms = at.boot_ms
-        charge(meter, at)
-        progress.read(time.monotonic())
-        state = observe(meter, progress, at)
-        decision = guard.decide(state)
+        keeper.hear()
+        state, decision = turn(meter, progress, at, time.monotonic())
+        if meter.copy is not None and meter.copy.superseded:
+            decision = guard.Decision("stop", "superseded")
         if decision.action == "alert" and not alerted:
             raise_alert(meter, state)
+        if decision.action == "alert" and state.policy == "ask":
+            ask(meter, time.monotonic())
         alerted = decision.action == "alert"
         if decision.action == "stop" and rule is None:
             rule = decision.rule
@@ -440,6 +505,26 @@ def raise_alert(meter: Meter, state: GuardState) -> None:
     tell("supervise.alert", projection=money.usd(projection_usd), line=money.usd(line_usd))
 
 
+def ask(meter: Meter, now_s: float) -> None:
+    """Ask at the terminal whether to go on, once; later, see whether somebody has answered."""
+    if meter.asked_since_s is None:
+        meter.asked_since_s = now_s
+        tell("supervise.ask", minutes=f"{guard.ANSWER_S / 60:g}")
+    elif not meter.answered and select.select([sys.stdin], [], [], 0)[0]:
+        meter.answered = bool(sys.stdin.readline())
+        if meter.answered:
+            tell("supervise.goes_on")
+
+
+def tell_cost(meter: Meter, limit: str) -> None:
+    """The plan's cost sentence, with what ends the machine if all else fails."""
+    spent_usd = float(meter.ledger.spent_usd)
+    if (meter.run / folder.PLAN).exists():
+        sentence = plan.read_plan(meter.run).get("sentence", {}).get(language())
+        limit = f"{sentence} {limit}" if sentence else limit
+    tell("supervise.before", spent=money.usd(spent_usd), sentence=limit)
+
+
 def report_end(meter: Meter, returncode: int, rule: str | None, signals: Signals) -> None:
     """How it ended, how to go on, and what it has cost."""
     again = shlex.join(["x1", "train", "--out", str(meter.run)])
@@ -449,12 +534,13 @@ def report_end(meter: Meter, returncode: int, rule: str | None, signals: Signals
         tell("supervise.interrupted", again=again)
     elif returncode < 0:
         tell("supervise.killed", signal=signal.Signals(-returncode).name, again=again)
+    if meter.copy is not None:
+        mirror.report(meter.copy)
     if meter.damaged:
         tell("supervise.unmetered", path=meter.run / folder.LEDGER)
         return
     book = meter.ledger
-    own = money.hardware(meter.config.money.hardware).own
-    source = electricity(meter.config) if own else book.price.source
+    source = meter.reader.source(book.price, language())
     tell("supervise.spent", spent=money.usd(float(book.spent_usd)), source=source,
          ceiling=money.usd(book.ceiling_usd), path=meter.run / folder.LEDGER)  # fmt: skip
 

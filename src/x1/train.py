@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from x1 import checkpoint, data, evaluate, folder, hardware, stability
+from x1 import checkpoint, data, evaluate, folder, hardware, ledger, stability
 from x1.config import RunConfig
 from x1.model import Transformer, initial_values, initialise
 from x1.optim import build_optimizers, learning_rate
@@ -96,6 +96,8 @@ def train(run: Path) -> int:
         if ranks.first:
             if not (run / folder.MANIFEST).exists():
                 data.verify(data.path_of(config))
+            elif hardware.trained_on(run) != dataset.fingerprint:
+                raise UserError("train.other_data", path=data.path_of(config), run=run)
             hardware.write_manifest(job)
             start_attempt(run)
         stop = StopSignal()
@@ -123,6 +125,7 @@ def loop(job: Job, at: Position, stop: "StopSignal") -> str:
     """Train until "done", "stopped", "rollback" or "gave-up"; says which."""
     config, steps, first = job.config, job.config.train.steps, job.ranks.first
     faults_planned = stability.planned(job.run, config)
+    pace = stability.Pace(earlier_seconds(job.run) if first else ())
     saved_at = time.monotonic()
     if at.step == 0:
         milestone(job, at)
@@ -139,12 +142,13 @@ def loop(job: Job, at: Position, stop: "StopSignal") -> str:
                 job.network, ids, job.micro_batch, config.optim.z_loss, config.train.compile
             )
             stability.tamper_gradient(faults, job.model)
-            norm_tensor = clip_gradients(job.model, config.optim.clip)
+            clip = stability.tamper_clip(faults, config.optim.clip)
+            norm_tensor = clip_gradients(job.model, clip)
             save_due = time.monotonic() - saved_at > 60 * config.checkpoint.every_minutes
             flags = stop.asked, save_due
             loss, norm, stopping, save_due = agree(job, loss_tensor, norm_tensor, *flags)
 
-            verdict = judge(job, at, loss, norm)
+            verdict = judge(job, at, loss, norm, clip)
             if first:
                 record(job, at, faults, verdict)
             if verdict.action != "go":  # nothing of this step reaches weights, moments or counters
@@ -154,9 +158,9 @@ def loop(job: Job, at: Position, stop: "StopSignal") -> str:
                     continue
                 return roll_back(job, at, verdict.reason)
 
-            update(job.optimizers, stability.tamper_update(faults, job.model, lr))
+            update(job.optimizers, stability.tamper_lr(faults, lr))
             if first:
-                log_step(job, at, index, loss, norm, lr, time.monotonic() - started)
+                log_step(job, at, index, loss, norm, lr, time.monotonic() - started, pace)
             at.step += 1
             advance(at.step, loss)
             milestone(job, at)
@@ -243,7 +247,7 @@ def agree(
     return mean_loss, mean_norm, stopping > 0, due > 0
 
 
-def judge(job: Job, at: Position, loss: float, norm: float) -> stability.Verdict:
+def judge(job: Job, at: Position, loss: float, norm: float, clip: float) -> stability.Verdict:
     """What to do with a step of this loss and gradient norm (see `stability.judge`)."""
 
     def probe_loss() -> float:
@@ -257,7 +261,7 @@ def judge(job: Job, at: Position, loss: float, norm: float) -> stability.Verdict
         return average(total, job.ranks)[0]
 
     return stability.judge(
-        at.detector, job.config.stability, at.data_index, loss, norm, at.skipped, probe_loss
+        at.detector, job.config.stability, at.data_index, loss, norm, clip, at.skipped, probe_loss
     )
 
 
@@ -285,7 +289,14 @@ def discard_gradients(optimizers: list[torch.optim.Optimizer]) -> None:
 
 
 def log_step(
-    job: Job, at: Position, index: int, loss: float, norm: float, lr: float, seconds: float
+    job: Job,
+    at: Position,
+    index: int,
+    loss: float,
+    norm: float,
+    lr: float,
+    seconds: float,
+    pace: stability.Pace,
 ) -> None:
     """One line of metrics.jsonl; what depends on time stands under `clock`, apart from the rest."""
     tokens = job.config.batch_tokens
@@ -304,6 +315,17 @@ def log_step(
         },
     }
     folder.append_line(job.run / folder.METRICS, line)
+    slowed = pace.slowed(seconds)
+    if slowed:
+        recent, usual = (round(tokens / value, 1) for value in slowed)
+        clock = {"tokens_per_s": recent, "usual_tokens_per_s": usual}
+        folder.record_event(job.run, "slow", step=at.step, attempt=at.attempt, clock=clock)
+
+
+def earlier_seconds(run: Path) -> list[float]:
+    """Seconds of the run's steps so far, in the order they were made."""
+    lines = folder.read_lines(run / folder.METRICS)
+    return [line["clock"]["seconds"] for line in lines if "loss" in line]
 
 
 def milestone(job: Job, at: Position) -> None:
@@ -319,14 +341,32 @@ def milestone(job: Job, at: Position) -> None:
             "val_tokens": score.tokens,
             "clock": {"time": folder.now(), "seconds": round(time.monotonic() - started, 6)},
         }
+        overfits = at.detector.overfits(score.nats_per_token)
         if job.ranks.first:
             folder.append_line(job.run / folder.METRICS, line)
+            if overfits:
+                record_overfitting(job, at, score.nats_per_token)
     if at.step in config.sample.milestones:
         for text in evaluate.samples(job.network, job.dataset, config, job.ranks.device, at.step):
             if job.ranks.first:
                 line = {"step": at.step, "attempt": at.attempt, **text}
                 folder.append_line(job.run / folder.SAMPLES, line)
     reshard(job.network)
+
+
+def record_overfitting(job: Job, at: Position, val_loss: float) -> None:
+    """Put on record that validation and training loss have parted; nothing is decided by it."""
+    best_val, loss_then = at.detector.best or (math.nan, math.nan)
+    folder.record_event(
+        job.run,
+        "overfitting",
+        step=at.step,
+        attempt=at.attempt,
+        val_loss=val_loss,
+        best_val_loss=best_val,
+        loss=at.detector.level,
+        loss_then=loss_then,
+    )
 
 
 def save_reason(config: RunConfig, step: int, clock_due: bool, stopping: bool) -> str | None:
@@ -351,6 +391,7 @@ def save(job: Job, at: Position, reason: str) -> None:
         "skipped": {str(index): why for index, why in sorted(at.skipped.items())},
         "detector": at.detector.state(),
         "plan_sha256": folder.plan_digest(job.run),
+        "ledger_checksum": ledger.last_checksum(job.run),  # a witness: see supervise
     }
     path = checkpoint.write(job.run, at.step, weights, moments, state)
     folder.record_event(
@@ -376,15 +417,27 @@ def start_attempt(run: Path) -> None:
     """Clear what a kill left behind and put the next attempt on record."""
     checkpoint.clear_unfinished(run)
     step = 0
-    found, damaged = checkpoint.newest(run, valid_after(run))
-    for path in damaged:
-        folder.record_event(run, "damaged", path=path.name)
-        print(say("train.damaged", path=path), file=sys.stderr)
+    found, refused = checkpoint.newest(run, valid_after(run))
+    kinds = report_refused(run, refused)
     if found:
         step = found.step
         print(say("train.resumed", step=step))
+    elif "foreign" in kinds:  # a changed config.toml would cost the whole run so far
+        raise UserError("train.all_foreign", path=run / folder.CHECKPOINTS)
+    elif kinds:
+        print(say("train.none_sound"), file=sys.stderr)
     attempt = folder.attempt(run) + 1
     folder.record_event(run, "start", attempt=attempt, step=step, pid=os.getpid())
+
+
+def report_refused(run: Path, refused: list[Path]) -> list[str]:
+    """Name the checkpoints that are not used, on record and on stderr; returns why, for each."""
+    kinds: list[str] = []
+    for path in refused:
+        kinds.append(checkpoint.fault(path))
+        folder.record_event(run, "damaged", path=path.name, kind=kinds[-1])
+        print(checkpoint.refusal(path), file=sys.stderr)
+    return kinds
 
 
 def valid_after(run: Path) -> Callable[[checkpoint.Checkpoint], bool]:
@@ -417,6 +470,7 @@ def restore(job: Job) -> Position:
     else:
         checkpoint.forget(job.optimizers)
         checkpoint.set_weights(job.model, initial_values(job.model, job.config.train.seed))
+        torch.manual_seed(job.config.train.seed)  # as given by torch, it is another in each process
     return Position(
         state["step"],
         state["attempt"],
@@ -448,9 +502,10 @@ def roll_back(job: Job, at: Position, reason: str) -> str:
         return "gave-up"
     if job.ranks.first:
         target = good_step(job.config, at.step)
-        sound = checkpoint.newest(job.run, lambda c: valid_after(job.run)(c) and c.step <= target)[
-            0
-        ]
+        sound, refused = checkpoint.newest(
+            job.run, lambda c: valid_after(job.run)(c) and c.step <= target
+        )
+        report_refused(job.run, refused)
         to_step = sound.step if sound else 0
         # The last quiet batch is among them: its loss was measured before its update did harm.
         first_bad = max(0, at.detector.quiet_index)
