@@ -46,10 +46,10 @@ TEXTS = {
         (False, True): "sin compartir",
         (True, False): "compartida, bloques no callados",
         "leak": "ve el futuro",
-        "floor": "suelo",
+        "floor": "piso",
         "label": "Izquierda: la primera pérdida de X1 según la desviación típica inicial de su"
         " embedding, medida y según la fórmula, con matriz compartida y sin compartir. Derecha: la"
-        " pérdida del ensayo paso a paso con una atención que ve el futuro: atraviesa el suelo",
+        " pérdida del ensayo paso a paso con una atención que ve el futuro: atraviesa el piso",
     },
 }
 

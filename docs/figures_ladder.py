@@ -38,7 +38,7 @@ TEXTS = {
         "tokens": "tokens de entrenamiento",
         "predicted": "predicho antes",
         "met": "obtenido",
-        "floor": "suelo",
+        "floor": "piso",
         "ladder-text": "Escalera sobre texto real",
         "ladder-verbs": "Escalera sobre el corpus generado",
         "label": "{name}: la pérdida de cada tamaño ajustado según sus tokens de entrenamiento, con"

@@ -117,7 +117,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.stderr.close()  # not read to its end: an orphan may still hold it
 
 
-def until(true: Callable[[], Any], seconds: float = 10.0) -> Any:
+def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := true()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -144,7 +144,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 10.0) -> tuple[int, str]:
+def ended(process: subprocess.Popen[str], seconds: float = 60.0) -> tuple[int, str]:
     _, words = process.communicate(timeout=seconds)
     return process.returncode, words
 
@@ -270,8 +270,8 @@ def test_a_second_supervisor_is_told_who_holds_the_run(run: Path, start: Any) ->
 
 
 def test_the_ceiling_ends_a_run_with_a_checkpoint(tmp_path: Path, start: Any) -> None:
-    # $0.65 an hour: 3 x 2 s to stop in cost $0.00108, so 2 s are left to train in.
-    run = make_run(tmp_path / "run", "money.watts=3250", "money.ceiling_usd=0.0015")
+    # $0.65 an hour: 3 x 2 s to stop in cost $0.00108, so 6 s are left to start and train in.
+    run = make_run(tmp_path / "run", "money.watts=3250", "money.ceiling_usd=0.0022")
     code, words = ended(start(run))
     assert code == supervise.GUARDED
     assert signals_received(run) == ["SIGTERM"]
@@ -290,14 +290,14 @@ def test_the_ceiling_ends_a_run_with_a_checkpoint(tmp_path: Path, start: Any) ->
 
 
 def test_a_trainer_deaf_to_sigterm_is_killed_below_the_ceiling(tmp_path: Path, start: Any) -> None:
-    run = make_run(tmp_path / "run", "money.watts=3250", "money.ceiling_usd=0.0015")
+    run = make_run(tmp_path / "run", "money.watts=3250", "money.ceiling_usd=0.0022")
     process = start(run, "stubborn")
     pid = until(lambda: (run / "trainer.pid").exists() and trainer_pid(run))
     code, words = ended(process)
     assert code == supervise.GUARDED
     assert "did not end within 0.8 s" in words
     assert not alive(pid)
-    assert ledger.read_ledger(run).spent_usd < 0.0015
+    assert ledger.read_ledger(run).spent_usd < 0.0022
 
 
 def test_a_hung_trainer_is_stopped(run: Path, start: Any) -> None:

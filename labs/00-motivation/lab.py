@@ -28,7 +28,7 @@ from x1.model import Transformer, initialise
 # %% [markdown] lang="es"
 # ## 1. La pérdida en el paso 0
 #
-# Esta es la red. Su vocabulario tiene 2,048 tokens, su ancho es 256, su embedding se sortea con una desviación típica de 0.03 y la matriz de salida es la misma que la del embedding. Las salidas de sus bloques empiezan en cero.
+# Esta es la red. Su vocabulario tiene 2,048 tokens, su ancho es 256, su embedding se sortea con una desviación típica (o estándar) de 0.03 y la matriz de la cabeza, la capa de salida, es la misma que la del embedding. Las salidas de sus bloques empiezan en cero.
 
 
 # %%
@@ -65,7 +65,7 @@ print(f"{label('measured')}: {measured:.2f} nats")
 # Now the function. `first_loss` returns the loss, in nats per token, that an untrained network of this kind has on tokens drawn at random: `vocab_size` of them, width `d_model`, embedding and head drawn with standard deviation `std`, one matrix for both if `tied`. `repeats` is the share of targets that are the very token just read: 0 in the cell above, 1 in a text that is one token over and over. It has to hold for very wide networks too.
 
 # %% [markdown] lang="es"
-# Ahora, la función. `first_loss` devuelve la pérdida, en nats por token, que tiene una red sin entrenar de este tipo con tokens al azar: `vocab_size` tokens, ancho `d_model`, embedding y salida sorteados con desviación típica `std`, una misma matriz para ambos si `tied`. `repeats` es la parte de los objetivos que son justo el token recién leído: 0 en la celda de arriba, 1 en un texto que repite siempre un mismo token. Tiene que valer también para redes muy anchas.
+# Ahora, la función. `first_loss` devuelve la pérdida, en nats por token, que tiene una red sin entrenar de este tipo con tokens al azar: `vocab_size` tokens, ancho `d_model`, embedding y cabeza sorteados con desviación típica `std`, una misma matriz para ambos si `tied`. `repeats` es la fracción de los objetivos que son justo el token recién leído: 0 en la celda de arriba, 1 en un texto que repite siempre un mismo token. Tiene que valer también para redes muy anchas.
 
 
 # %% exercise="first_loss"
@@ -118,7 +118,7 @@ plt.legend()
 #
 # La segunda prueba de un entrenador nuevo: dale el mismo lote una y otra vez, y tiene que acabar sabiéndoselo. Estos tokens son aleatorios, así que no hay regla que encontrar; solo sirve la memoria, y para eso tienen que funcionar todas las partes del bucle.
 #
-# `overfit` da `steps` pasos de `optimizer` con el único lote `ids`, de forma (B, T + 1), y devuelve la lista de pérdidas, cada una la de los pesos *antes* de su paso. El modelo lleva de (B, T) identificadores de token a (B, T, V) logits.
+# `overfit` da `steps` pasos de `optimizer` con el único lote `ids`, de forma (B, T + 1), y devuelve la lista de pérdidas, cada una la de los pesos *antes* de su paso. El modelo convierte (B, T) identificadores de token en (B, T, V) logits.
 
 
 # %% exercise="overfit"
@@ -227,14 +227,14 @@ check("mended")
 # %% [markdown] lang="en"
 # ## 4. Which trainers are sound?
 #
-# You get trainers that you cannot open. Each tells four true numbers about the network it was meant to build (`vocab_size`, `d_model`, `std`, `tied`; blocks silent, like ours), and `first_loss(ids)` is what its log says of the untrained network on any batch (B, T + 1) of token ids that you choose. Every one of them would train, and its curve would fall. In some the log is not what it should be: a target in the wrong place, a mean that is none, a matrix that is not the one it says. The class below is a sound one and, with `unit`, a faulty one.
+# You get trainers that you cannot open. Each tells four true numbers about the network it was meant to build (`vocab_size`, `d_model`, `std`, `tied`; blocks silent, like ours), and `first_loss(ids)` is what its log says of the untrained network on any batch (B, T + 1) of token ids that you choose. Every one of them would train, and its curve would fall. In some the log is not what it should be: a target in the wrong place, a mean that is not a mean, a matrix that is not the one it says. The class below is a sound one and, with `unit`, a faulty one.
 #
 # `is_sound` returns True for the sound and False for the others. It is graded on trainers with faults you have not seen, and it must not refuse a sound one.
 
 # %% [markdown] lang="es"
 # ## 4. ¿Qué entrenadores están sanos?
 #
-# Recibes entrenadores que no puedes abrir. Cada uno dice cuatro números verdaderos de la red que se quería construir (`vocab_size`, `d_model`, `std`, `tied`; bloques callados, como los nuestros), y `first_loss(ids)` es lo que su registro anota de la red sin entrenar con cualquier lote (B, T + 1) de identificadores de token que tú elijas. Todos entrenarían, y su curva bajaría. En algunos el registro no es el que debería: un objetivo fuera de sitio, una media que no lo es, una matriz que no es la que dice. La clase de abajo es uno sano y, con `unit`, uno defectuoso.
+# Recibes entrenadores que no puedes abrir. Cada uno da cuatro números verdaderos de la red que se quería construir (`vocab_size`, `d_model`, `std`, `tied`; bloques callados, como los nuestros), y `first_loss(ids)` es lo que su registro anota de la red sin entrenar con cualquier lote (B, T + 1) de identificadores de token que tú elijas. Todos entrenarían, y su curva bajaría. En algunos el registro no es el que debería ser: un objetivo fuera de sitio, una media que no lo es, una matriz que no es la que dice. La clase de abajo es uno sano y, con `unit`, uno defectuoso.
 #
 # `is_sound` devuelve True con los sanos y False con los demás. Se califica con entrenadores cuyos fallos no has visto, y no debe rechazar a ninguno sano.
 
@@ -295,10 +295,10 @@ check("is_sound")
 predict("days", value=None, plus_or_minus=None)
 
 # %% [markdown] lang="en"
-# First the arithmetic. `hours_for` is given the `seconds` of a run's first steps, in order, of which the first `warmup_steps` are slow because things are set up; after those the rest of the run goes on as the measured steps do, pauses for checkpoints included. Each step reads `batch_tokens`. It returns the hours of the whole run over `tokens` tokens, warm-up included. A step that has begun is a step.
+# First the arithmetic. `hours_for` is given the `seconds` of a run's first steps, in order. The first `warmup_steps` of them are slow, because things are still being set up. The rest of the run goes on as the measured steps after those do, pauses for checkpoints included. Each step reads `batch_tokens`. It returns the hours of the whole run over `tokens` tokens, warm-up included. A last step that its tokens do not fill counts as a whole one.
 
 # %% [markdown] lang="es"
-# Primero, la aritmética. `hours_for` recibe los `seconds` de los primeros pasos de una ejecución, en orden; los primeros `warmup_steps` son lentos porque aún se prepara todo, y después el resto de la ejecución sigue como los pasos medidos, incluidas las pausas para guardar checkpoints. Cada paso lee `batch_tokens`. Devuelve las horas de la ejecución entera con `tokens` tokens, calentamiento incluido. Un paso empezado es un paso.
+# Primero, la aritmética. `hours_for` recibe en `seconds` lo que duraron los primeros pasos de una ejecución, en orden. Los primeros `warmup_steps` son lentos, porque aún se está preparando todo. El resto de la ejecución sigue como los pasos medidos después de esos, incluidas las pausas para guardar checkpoints. Cada paso lee `batch_tokens`. La función devuelve las horas de la ejecución entera con `tokens` tokens, calentamiento incluido. Un último paso que sus tokens no llenan cuenta entero.
 
 
 # %% exercise="hours_for"
@@ -341,20 +341,20 @@ print(f"{label('measured')}: {rate:,.0f} tokens/s, {hours / 24:,.0f} {label('day
 # %% [markdown] lang="en"
 # ## 6. Your first cost sentence
 #
-# X1's rule is: no sentence, no launch. On your own machine the money is electricity. `cost_sentence` returns the sentence for a job of `hours` on a machine called own-cpu that draws `watts`, at a tariff in dollars per kilowatt-hour and with a budget in dollars. Write it in your own language:
+# X1's rule is: no sentence, no launch. On your own machine the money is electricity. `cost_sentence` returns the sentence for a job of `hours` on a machine called own-cpu that draws `watts`, at a tariff in dollars per kilowatt-hour and with a budget in dollars. Write it in English or in Spanish, in this form:
 #
 # > This will run on your own machine, own-cpu at 65 W and $0.20/kWh, for 24.00 h = $0.31 of electricity. Budget for this lab: $35.00. Confirmed acceptable, $34.69 buffer.
 #
-# If it is over the budget, it ends with "Not acceptable: $3.20 over." A program reads it and computes it again from its own printed numbers, so they have to follow from one another. Hours need two decimals, or three significant digits; dollars need two decimals, or below one cent two significant digits, because a small amount is not $0.00.
+# If it is over the budget, it ends with "Not acceptable: $3.20 over." A program reads it and computes it again from its own printed numbers, so they have to follow from one another. Hours need two decimals, or below one hour three significant digits; dollars need two decimals, or below one cent two significant digits, because a small amount is not $0.00.
 
 # %% [markdown] lang="es"
 # ## 6. Tu primera frase de costo
 #
-# La regla de X1: sin frase no hay lanzamiento. En tu propia máquina el dinero es electricidad. `cost_sentence` devuelve la frase de un trabajo de `hours` horas en una máquina llamada own-cpu que consume `watts`, con una tarifa en dólares por kilovatio-hora y un presupuesto en dólares. Escríbela en tu idioma:
+# La regla de X1: sin frase no hay lanzamiento. En tu propia máquina el dinero es electricidad. `cost_sentence` devuelve la frase de un trabajo de `hours` horas en una máquina llamada own-cpu que consume `watts`, con una tarifa en dólares por kilovatio hora y un presupuesto en dólares. Escríbela en inglés o en español, en esta forma:
 #
 # > Esto se ejecutará en tu propia máquina, own-cpu a 65 W y $0.20/kWh, durante 24.00 h = $0.31 de electricidad. Presupuesto de este laboratorio: $35.00. Confirmado como aceptable, con un margen de $34.69.
 #
-# Si supera el presupuesto, acaba con «No es aceptable: se pasa en $3.20.» Un programa la lee y la vuelve a calcular con los números que están escritos, así que tienen que seguirse unos de otros. Las horas piden dos decimales, o tres cifras significativas; los dólares, dos decimales, o por debajo de un centavo dos cifras significativas, porque una cantidad pequeña no son $0.00.
+# Si supera el presupuesto, acaba con «No es aceptable: se pasa en $3.20.» Un programa la lee y la vuelve a calcular con los números que están escritos, así que unos tienen que salir de otros. Las horas piden dos decimales, o por debajo de una hora tres cifras significativas; los dólares, dos decimales, o por debajo de un centavo dos cifras significativas, porque una cantidad pequeña no son $0.00.
 
 
 # %% exercise="cost_sentence"
@@ -419,4 +419,4 @@ print(said.hours, said.cost_usd, said.buffer_usd, said.acceptable, said.faults()
 # 1. La primera pérdida que predijiste, la que mediste y de dónde salió la diferencia.
 # 2. Un fallo que una curva que bajaba escondía, y el número que lo mostró.
 # 3. Los tokens por segundo de tu máquina, y lo que tardaría con 5B de tokens.
-# 4. Tu primera frase de costo, y si lanzarías con ella.
+# 4. Tu primera frase de costo, y si con ella lanzarías la ejecución.

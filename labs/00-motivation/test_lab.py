@@ -450,7 +450,7 @@ def test_the_sentence_can_be_computed_again(cost_sentence, rng):
         hours = round(float(np.exp(rng.uniform(math.log(2), math.log(2_000)))), 2)
         watts = int(rng.integers(30, 900))
         tariff = round(float(rng.uniform(0.08, 0.45)), 2)
-        said, values = sentence_asked(cost_sentence, hours, watts, tariff, 500.0)
+        said, values = sentence_asked(cost_sentence, hours, watts, tariff, 1_000.0)
         expect(said.acceptable, "verdict", **values)
 
 

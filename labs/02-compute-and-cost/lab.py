@@ -6,7 +6,7 @@
 # %% [markdown] lang="es"
 # El encargo de X1 planea 24 horas de una A100 para 46.9M de parámetros y 5B de tokens, y sus dólares salen de esas horas. En este laboratorio escribes las funciones que lo habrían detectado: cuánto cuesta un token, qué parte de una tarjeta aprovecha una ejecución, qué tiene que caber en memoria y cuánto sale todo en horas, kilovatios hora y dólares. Con ellas auditas informes que no has visto, eliges entre ofertas y escribes la frase sin la que X1 no lanza nada.
 #
-# Lo que necesitas se deduce en el capítulo. Cada función se evalúa con casos sorteados en el momento: `check("mfu")` debajo de un ejercicio, o `x1 grade 2` en una terminal. `x1 hint 2 mfu` da una pista, y después otra más clara.
+# Lo que necesitas se deduce en el capítulo. Cada función se califica con casos sorteados en el momento: `check("mfu")` debajo de un ejercicio, o `x1 grade 2` en una terminal. `x1 hint 2 mfu` da una pista, y después otra más clara.
 
 # %%
 import math
@@ -31,7 +31,7 @@ x1 = config.build("x1-50m")
 # %% [markdown] lang="es"
 # ## Escribe un número
 #
-# ¿Cuántas horas necesita una A100 (312 TFLOP/s en bf16) para los 5B de tokens de X1, con la MFU de 0.40 que espera el encargo? Pon tu número y un intervalo en lugar de los dos `None`. Puede estar mal, y nunca se evalúa si acierta, pero la celda que calcula la respuesta lo pide antes.
+# ¿Cuántas horas necesita una A100 (312 TFLOP/s en bf16) para los 5B de tokens de X1, con la MFU de 0.40 que espera el encargo? Pon tu número y un intervalo en lugar de los dos `None`. Puede estar mal, y nunca se califica si acierta, pero la celda que calcula la respuesta lo pide antes.
 
 # %%
 predict("x1_hours", value=None, plus_or_minus=None)
@@ -165,7 +165,7 @@ check("mfu")
 # %% [markdown] lang="es"
 # ## Tu máquina
 #
-# ¿Qué parte del producto de matrices más rápido de tu CPU alcanza un paso real de entrenamiento del modelo pequeño `rehearsal`? Escríbelo, como fracción.
+# ¿Qué parte del producto de matrices más rápido de tu CPU alcanza un paso real de entrenamiento del modelo pequeño `rehearsal`? Escríbela, como fracción.
 
 # %%
 predict("own_mfu", value=None, plus_or_minus=None)
@@ -190,7 +190,7 @@ print(f"{hours:,.0f} h")
 # %% [markdown] lang="en"
 # ## What must fit
 #
-# `memory_bytes(n_muon, n_adamw, micro_tokens, vocab_size)` returns the bytes that a training step cannot do without, whatever the blocks keep:
+# `memory_bytes(n_muon, n_adamw, micro_tokens, vocab_size)` returns the bytes that a training step cannot do without, not counting the activations that the blocks keep:
 #
 # - weights and gradients in fp32 for all `n_muon + n_adamw` parameters;
 # - the optimizer's moments in fp32, one for each parameter that Muon moves and two for each that AdamW moves;
@@ -201,13 +201,13 @@ print(f"{hours:,.0f} h")
 # %% [markdown] lang="es"
 # ## Lo que tiene que caber
 #
-# `memory_bytes(n_muon, n_adamw, micro_tokens, vocab_size)` devuelve los bytes sin los que no hay paso de entrenamiento, guarden lo que guarden los bloques:
+# `memory_bytes(n_muon, n_adamw, micro_tokens, vocab_size)` devuelve los bytes que un paso de entrenamiento necesita como mínimo, sin contar las activaciones que guardan los bloques:
 #
 # - pesos y gradientes en fp32 de todos los `n_muon + n_adamw` parámetros;
 # - los momentos del optimizador en fp32: uno por cada parámetro que mueve Muon y dos por cada uno que mueve AdamW;
 # - la pérdida en su punto máximo, en fp32: cuatro tablas de `micro_tokens` × `vocab_size` (logits, log-softmax y un gradiente de cada una).
 #
-# El evaluador mide todo eso en torch.
+# El calificador mide todo eso en torch.
 
 
 # %% exercise="memory_bytes"
@@ -244,7 +244,7 @@ print(f"{memory_bytes(groups.matrices, rest, 64 * 1024, x1.model.vocab_size) / 1
 # %% [markdown] lang="es"
 # ## Horas, kilovatios hora, dólares
 #
-# `run_cost(tokens, tokens_per_s, gpus, watts, usd_per_gpu_hour, tariff_usd_per_kwh)` devuelve `(hours, kwh, usd)`. `tokens_per_s` es la velocidad de todas las GPU juntas; `watts` y `usd_per_gpu_hour` son los de una. En una máquina alquilada, la electricidad va en el precio. La tuya tiene `usd_per_gpu_hour=None` y cuesta su electricidad. Energía se gasta en los dos casos.
+# `run_cost(tokens, tokens_per_s, gpus, watts, usd_per_gpu_hour, tariff_usd_per_kwh)` devuelve `(hours, kwh, usd)`. `tokens_per_s` es la velocidad de todas las GPU juntas; `watts` y `usd_per_gpu_hour` son los de una. En una máquina alquilada, la electricidad va en el precio. La tuya tiene `usd_per_gpu_hour=None` y cuesta su electricidad. En los dos casos se gasta energía.
 
 
 # %% exercise="run_cost"
@@ -289,10 +289,10 @@ def cost_per_loss_point(first_loss, phases):
 check("cost_per_loss_point")
 
 # %% [markdown] lang="en"
-# GPUburnout's phases 2, 3 and 4, from step 200 and then from step 1. The same dollars, the same model: the first price halves because the first fall of the loss is the cheap one.
+# GPUburnout's phases 2, 3 and 4, from step 200 and then from step 1. The same dollars, the same model: the first price falls to less than half, because the first fall of the loss is the cheap one.
 
 # %% [markdown] lang="es"
-# Las fases 2, 3 y 4 de GPUburnout, desde el paso 200 y después desde el paso 1. Los mismos dólares, el mismo modelo: el primer precio se reduce a la mitad porque la primera bajada de la pérdida es la barata.
+# Las fases 2, 3 y 4 de GPUburnout, desde el paso 200 y después desde el paso 1. Los mismos dólares, el mismo modelo: el primer precio cae a menos de la mitad, porque la primera bajada de la pérdida es la barata.
 
 # %%
 burnout = [(22, 2.907), (94, 2.573), (44, 2.494)]
@@ -314,7 +314,7 @@ for first_loss in (6.41, 10.63):
 # | `mfu` | `tokens_per_s` × `flops_per_token` / `peak_flops_per_s` |
 # | `usd_per_loss_point` | `dollars` / (`loss_before_nats` − `loss_after_nats`) |
 #
-# `audit(report)` returns a dictionary from each claim to its verdict. What a rule needs is read from the report; if it is not stated, it is derived by its own rule, and so on. A claim is never computed from itself, by no detour. The verdicts: `"follows"` if the stated value is within 5% of the implied one, `"does_not_follow"` if not, `"cannot_be_computed"` if something is missing. Every stated number is above zero, and the loss fell.
+# `audit(report)` returns a dictionary from each claim to its verdict. What a rule needs is read from the report; if it is not stated, it is derived by its own rule, and so on. A claim is never computed from itself, not even by a detour. The verdicts: `"follows"` if the stated value is within 5% of the implied one, `"does_not_follow"` if not, `"cannot_be_computed"` if something is missing. Every stated number is above zero, and the loss fell.
 
 # %% [markdown] lang="es"
 # ## Audita un informe
@@ -331,7 +331,7 @@ for first_loss in (6.41, 10.63):
 # | `mfu` | `tokens_per_s` × `flops_per_token` / `peak_flops_per_s` |
 # | `usd_per_loss_point` | `dollars` / (`loss_before_nats` − `loss_after_nats`) |
 #
-# `audit(report)` devuelve un diccionario de cada afirmación a su veredicto. Lo que una regla necesita se lee del informe; si no está, se deduce con su propia regla, y así sucesivamente. Una afirmación nunca se calcula a partir de sí misma, ni dando un rodeo. Los veredictos: `"follows"` si lo que dice el informe está a menos de un 5% de lo que resulta, `"does_not_follow"` si no, `"cannot_be_computed"` si falta algo. Todos los números son mayores que cero, y la pérdida bajó.
+# `audit(report)` devuelve un diccionario de cada afirmación a su veredicto. Lo que una regla necesita se lee del informe; si no está, se deduce con su propia regla, y así sucesivamente. Una afirmación nunca se calcula a partir de sí misma, ni dando un rodeo. Los veredictos: `"follows"` si lo que dice el informe está a un 5% como mucho de lo que resulta, `"does_not_follow"` si no, `"cannot_be_computed"` si falta algo. Todos los números son mayores que cero, y la pérdida bajó.
 
 
 # %% exercise="audit"
@@ -410,10 +410,10 @@ for name in ("x1-brief", "gpuburnout-1b"):
 #
 # `choose(offers, job)` returns the `name` of the cheapest offer that can do the job, or `None` if none can.
 #
-# A job has `tokens`, `memory_gb`, `deadline_hours`, `budget_usd` and `tariff_usd_per_kwh`. An offer has `name`, `kind`, `memory_gb`, `tokens_per_s` and `setup_hours`; further:
+# A job has `tokens`, `memory_gb`, `deadline_hours`, `budget_usd` and `tariff_usd_per_kwh`. An offer has `name`, `kind`, `memory_gb`, `tokens_per_s` and `setup_hours`, and according to its kind:
 #
 # - `"on-demand"`: `usd_per_hour`;
-# - `"spot"`: `usd_per_hour`, `interruptions_per_hour` and `hours_lost`, the hours of work that each interruption costs on average. So of one hour of training only 1 − interruptions_per_hour × hours_lost is of use, and the training takes correspondingly longer. The set-up is not stretched;
+# - `"spot"`: `usd_per_hour`, `interruptions_per_hour` and `hours_lost`, the hours of work that each interruption costs on average. So of one hour of training only 1 − interruptions_per_hour × hours_lost is of use, and the training takes longer in the same proportion; if nothing is of use, it never ends. The set-up is not stretched;
 # - `"own"`: `watts`. It costs electricity for all its hours.
 #
 # All hours are paid, set-up and lost ones too. An offer can do the job if its memory is enough, its hours are at most the deadline and its cost at most the budget. A rented price that is not above zero is an error of the list and no offer.
@@ -423,10 +423,10 @@ for name in ("x1-brief", "gpuburnout-1b"):
 #
 # `choose(offers, job)` devuelve el `name` de la oferta más barata que puede hacer el trabajo, o `None` si no puede ninguna.
 #
-# Un trabajo tiene `tokens`, `memory_gb`, `deadline_hours`, `budget_usd` y `tariff_usd_per_kwh`. Una oferta tiene `name`, `kind`, `memory_gb`, `tokens_per_s` y `setup_hours`; además:
+# Un trabajo tiene `tokens`, `memory_gb`, `deadline_hours`, `budget_usd` y `tariff_usd_per_kwh`. Una oferta tiene `name`, `kind`, `memory_gb`, `tokens_per_s` y `setup_hours`, y según su tipo:
 #
 # - `"on-demand"`: `usd_per_hour`;
-# - `"spot"`: `usd_per_hour`, `interruptions_per_hour` y `hours_lost`, las horas de trabajo que cuesta en promedio cada interrupción. Así que de una hora de entrenamiento solo sirve 1 − interruptions_per_hour × hours_lost, y el entrenamiento dura más en esa proporción. La puesta en marcha no se alarga;
+# - `"spot"`: `usd_per_hour`, `interruptions_per_hour` y `hours_lost`, las horas de trabajo que cuesta en promedio cada interrupción. Así que de una hora de entrenamiento solo es de provecho 1 − interruptions_per_hour × hours_lost, y el entrenamiento dura más en la misma proporción; si nada es de provecho, no acaba nunca. La puesta en marcha no se alarga;
 # - `"own"`: `watts`. Cuesta la electricidad de todas sus horas.
 #
 # Se pagan todas las horas, también las de puesta en marcha y las perdidas. Una oferta puede hacer el trabajo si le alcanza la memoria, sus horas no pasan del plazo y su costo no pasa del presupuesto. Un precio de alquiler que no es mayor que cero es un error de la lista, y no una oferta.
@@ -477,7 +477,7 @@ check("choose")
 #
 # > Esto pondrá en marcha 1× A100-80GB a $1.39/h durante 7.02 h + $1.12 de almacenamiento = $10.88. Presupuesto de este laboratorio: $35.00. Confirmado como aceptable, con un margen de $24.12.
 #
-# `cost_sentence(hardware, hours, usd_per_hour, storage_usd, budget_usd)` la devuelve para una máquina alquilada. Las palabras son tuyas, en español o en inglés: el evaluador lee los números y los vuelve a calcular. Lo que tiene que llevar: `1×` y el hardware; el precio con `/h`, hasta su última cifra; las horas con `h`, redondeadas *hacia arriba* a la centésima, porque así se facturan; `+` y el almacenamiento; `=` y el costo; el presupuesto después de «Presupuesto:»; y «margen de» con la cantidad, o «se pasa en» si el costo supera el presupuesto. Las cantidades van en dólares y centavos. El costo es el de las horas redondeadas.
+# `cost_sentence(hardware, hours, usd_per_hour, storage_usd, budget_usd)` la devuelve para una máquina alquilada. Las palabras son tuyas, en español o en inglés: el calificador lee los números y los vuelve a calcular. Lo que tiene que llevar: `1×` y el hardware; el precio con `/h`, hasta su última cifra; las horas con `h`, redondeadas *hacia arriba* a la centésima, porque así se facturan; `+` y el almacenamiento; `=` y el costo; el presupuesto después de «Presupuesto:»; y «margen de» con la cantidad, o «se pasa en» si el costo supera el presupuesto. Las cantidades van en dólares y centavos. El costo es el de las horas redondeadas.
 
 
 # %% exercise="cost_sentence"

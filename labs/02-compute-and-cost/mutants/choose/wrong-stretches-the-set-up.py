@@ -1,4 +1,4 @@
-# caught by: test_two_hundred_unseen_sets
+# caught by: test_the_set_up_is_not_stretched
 # exercise: choose
 def choose(offers, job):
     affordable = []
