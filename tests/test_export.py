@@ -36,11 +36,13 @@ def make_checkpoint(here, tiny):
     """make_checkpoint(data, settings, step): a run whose weights are large and random, so that
     what it says depends on all of them."""
 
-    def make(name, sections, *settings, step=10):
+    def make(name, sections, *settings, step=10, plan=None):
         chosen = config.build("shakespeare-bytes", settings=(*tiny[1::2], *settings), data=sections)
         data.prepare(chosen, quiet=True)
         run = here / name
         folder.claim(run, chosen)
+        if plan:
+            (run / folder.PLAN).write_text(plan)
         model = Transformer(chosen.model)
         generator = torch.Generator().manual_seed(step)
         with torch.no_grad():
@@ -134,8 +136,7 @@ def test_the_artefact_of_a_trained_run(make_run, trainer):
 
 @pytest.mark.parametrize("tied", ["true", "false"])
 def test_weights_and_json_and_nothing_else(make_checkpoint, tied):
-    run = make_checkpoint("run", WORDS, f"model.tied={tied}")
-    (run / folder.PLAN).write_text("{}")
+    run = make_checkpoint("run", WORDS, f"model.tied={tied}", plan="{}")
     artefact = export.export(run)
     assert {path.name for path in artefact.iterdir()} == FILES
     for path in artefact.glob("*.json"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -439,7 +440,8 @@ def kill_all(run, process):
     """The machine is gone: supervisor, trainer and keeper at once."""
     pids = [process.pid, folder.events(run, "start")[-1]["pid"]]
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have seen that the supervisor is gone
+            os.kill(pid, signal.SIGKILL)
     process.communicate()
 
 

@@ -1,5 +1,6 @@
 """The site builds strictly and offline, in both languages, and its twins and READMEs agree."""
 
+import html
 import json
 import os
 import re
@@ -130,7 +131,8 @@ def test_every_measurement_is_listed_in_both_languages(site: Path) -> None:
         for result in results:
             (link,) = [link for link in links if link.rpartition("/")[2] == result.name]
             assert (path.parent / link).read_bytes() == result.read_bytes()
-            assert json.loads(result.read_text("utf-8"))["command"] in path.read_text("utf-8")
+            command = json.loads(result.read_text("utf-8"))["command"]
+            assert html.escape(command, quote=False) in path.read_text("utf-8")
         assert "{" not in re.sub(r"(?s)<(script|style).*?</\1>", "", path.read_text("utf-8"))
 
 

@@ -99,7 +99,8 @@ def hand_over(source: Checkpoint, run: Path) -> Path:
     aside = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source.path, aside)
-    folder.write_json(aside / STATE, sealed(aside, run, source.step, source.state))
+    state = {**source.state, "attempt": 0}  # the other run counted its own
+    folder.write_json(aside / STATE, sealed(aside, run, source.step, state))
     for name in (MODEL, OPTIMIZER):
         folder.sync(aside / name)
     folder.sync(aside)
