@@ -453,11 +453,11 @@ def final_bytes(run, step):
 def test_a_fresh_machine_goes_on_from_the_uri_alone_ledger_included(
     here, tiny, s3_server, trainer, make_run, tmp_path_factory, monkeypatch
 ):
-    steps = 150
+    steps = 1500  # long enough for the first machine to be killed before it has finished
     uri = f"s3://bucket/{here.name}/mirror"
-    settings = [f"train.steps={steps}", "checkpoint.every_steps=20", f"checkpoint.mirror={uri}"]
+    settings = [f"train.steps={steps}", "checkpoint.every_steps=100", f"checkpoint.mirror={uri}"]
     whole = make_run("whole", *settings)
-    assert trainer(whole).wait(120) == 0
+    assert trainer(whole).wait(200) == 0
 
     run = here / "run"
     options = [part for setting in settings for part in ("--set", setting)]
@@ -469,6 +469,7 @@ def test_a_fresh_machine_goes_on_from_the_uri_alone_ledger_included(
     until(lambda: any(c["files"] for _, c in mirror.published(store)
                       if any("step-" in name for name in c["files"])), first)  # fmt: skip
     kill_all(run, first)
+    assert not folder.events(run, "finish")
 
     fresh = tmp_path_factory.mktemp("fresh")
     shutil.copyfile(here / "words.txt", fresh / "words.txt")
@@ -482,7 +483,7 @@ def test_a_fresh_machine_goes_on_from_the_uri_alone_ledger_included(
 
     assert final_bytes(again, steps) == final_bytes(whole, steps)
     assert folder.curve(again, keep_clock=False) == folder.curve(whole, keep_clock=False)
-    assert folder.events(again, "start")[-1]["step"] >= 20
+    assert folder.events(again, "start")[-1]["step"] >= 100
     # The ledger goes on from the mirrored one, and the time between is charged at its price.
     assert (again / folder.LEDGER).read_bytes().startswith(mirrored)
     entries = ledger.read_entries(again)
