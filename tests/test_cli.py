@@ -197,6 +197,20 @@ REFUSALS = {
         "stability.injection_index",
         {"text": "lr-x100@20", "last": 19},
     ),
+    "an injection beyond the run, planned": (
+        None,
+        [
+            "plan",
+            "--preset",
+            "rehearsal",
+            "--set",
+            'stability.inject=["lr-x100@240"]',
+            "--out",
+            "runs/planned",
+        ],
+        "stability.injection_index",
+        {"text": "lr-x100@240", "last": 239},
+    ),
     "a replay of a run that has not begun": (
         another_run,
         ["replay", "other", "--step", "0"],

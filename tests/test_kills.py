@@ -93,7 +93,6 @@ def test_other_data_under_the_same_name_is_refused(make_run, trainer, here):
     assert process.returncode == 2 and "is not what" in said and "Traceback" not in said
 
 
-@pytest.mark.skipif(not (MEASURED / "kills.json").exists(), reason="not measured yet")
 def test_what_the_page_says_of_kills_was_measured():
     record = json.loads((MEASURED / "kills.json").read_text("utf-8"))
     (runs,), (terms,), (disks,) = record["runs"], record["sigterm"], record["full_disk"]
@@ -103,7 +102,6 @@ def test_what_the_page_says_of_kills_was_measured():
     assert disks["times"] == disks["said_so"] == disks["in_a_checkpoint"] + disks["elsewhere"]
 
 
-@pytest.mark.skipif(not (MEASURED / "damage.json").exists(), reason="not measured yet")
 def test_what_the_page_says_of_damage_was_measured():
     record = json.loads((MEASURED / "damage.json").read_text("utf-8"))
     (totals,) = record["totals"]

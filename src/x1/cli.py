@@ -189,10 +189,6 @@ def build_app() -> typer.Typer:
             chosen = chosen_config(preset, config, set_, text, dataset)
         run = out or new_run(chosen.preset)
         folder.check_claim(run, chosen)
-        if chosen.stability.inject:  # one that is beyond the run is refused before anything is made
-            from x1.injections import parse_injections
-
-            parse_injections(chosen.stability.inject, chosen.train.steps - 1)
         preparation.prepare(chosen)
         folder.claim(run, chosen)
         console.print(say("cli.training", run=run))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from x1.config import RunConfig, differences, read_toml, to_toml, validate
+from x1.injections import parse_injections
 from x1.text import UserError, say
 
 CONFIG = "config.toml"
@@ -204,8 +205,10 @@ def open_run(run: Path) -> RunConfig:
 def check_claim(run: Path, config: RunConfig) -> None:
     """Refuse a folder that holds something else, may not be written, or is another run's.
 
-    Raises UserError naming the fields that differ. To be asked before the data is prepared.
+    Raises UserError naming the fields that differ, or the planted fault that is unknown or lies
+    beyond the run. To be asked before the data is prepared.
     """
+    parse_injections(config.stability.inject, config.train.steps - 1)
     if (run / CONFIG).is_file():
         changed = differences(open_run(run), config)
         if changed:
