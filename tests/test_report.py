@@ -52,7 +52,9 @@ def make_run(run: Path, steps: int = 500, eventful: bool = True, **changes: Any)
     With `eventful`, at three fifths a spike is rolled back over a tenth, and at four fifths the
     process is killed.
     """
-    settings = SETTINGS | {"train.steps": steps} | changes
+    spike = 3 * steps // 5
+    settings = SETTINGS | {"train.steps": steps, "stability.inject": f'["lr-x100@{spike}"]'}
+    settings |= changes
     made = config.build("rehearsal", None, tuple(f"{k}={v}" for k, v in settings.items()))
     folder.claim(run, made)
     generator = np.random.default_rng(0)
@@ -97,7 +99,7 @@ def make_run(run: Path, steps: int = 500, eventful: bool = True, **changes: Any)
 
     happened("start", attempt=1, step=0, pid=101)
     if eventful:
-        spike, back, killed = 3 * steps // 5, steps // 2, 4 * steps // 5
+        back, killed = steps // 2, 4 * steps // 5
         stretch(0, spike, 1)
         for step in (1, 2):
             metrics.append({**metrics[-1], "step": spike - 1 + step, "loss": 7.5 + step})
