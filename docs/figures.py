@@ -51,6 +51,7 @@ CHAPTERS = {
     "first-loss": figures_first_loss.drawn,
     "mfu": figures_mfu.drawn,
     "ladder-text": partial(figures_ladder.drawn, "ladder-text"),
+    "ladder-verbs": partial(figures_ladder.drawn, "ladder-verbs"),
 }
 SERIES = (("50M", "train"), ("1B", "held-out"), ("70B", "floor"))
 
