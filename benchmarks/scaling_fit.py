@@ -29,6 +29,9 @@ PUBLISHED_95 = {
     "alpha": (0.317, 0.373),
     "beta": (0.331, 0.415),
 }
+# Hoffmann et al., table 2, approach 3: 10th and 90th percentiles
+PUBLISHED_EXPONENT_80 = 0.454, 0.455
+BUDGETS = 1.41e18, 5.76e23  # FLOPs: X1's by 6ND, and the budget Chinchilla was made for
 
 
 def read(path: Path) -> tuple[Floats, Floats, Floats]:
@@ -43,6 +46,16 @@ def read(path: Path) -> tuple[Floats, Floats, Floats]:
 
 def five(law: ScalingLaw) -> dict[str, float]:
     return {name: float(f"{getattr(law, name):.6g}") for name in NAMES}
+
+
+def exponent(law: ScalingLaw) -> float:
+    """The power of C with which the compute-optimal N grows."""
+    return law.beta / (law.alpha + law.beta)
+
+
+def tokens_per_parameter(law: ScalingLaw, C: float) -> float:
+    N, D = law.optimal(C)
+    return D / N
 
 
 def main() -> None:
@@ -87,6 +100,24 @@ def main() -> None:
         "optimum_for_5.76e23_FLOPs": dict(
             zip(("N", "D"), (float(f"{v:.4g}") for v in law.optimal(5.76e23)), strict=True)
         ),
+        "exponent_of_N": {
+            "value": round(exponent(law), 4),
+            "interval_80": [
+                round(v, 4) for v in scaling.interval([exponent(each) for each in laws], 0.8)
+            ],
+            "published_interval_80": list(PUBLISHED_EXPONENT_80),
+        },
+        "tokens_per_parameter": [
+            {
+                "C": C,
+                "value": round(tokens_per_parameter(law, C), 2),
+                "interval_95": [
+                    round(v, 2)
+                    for v in scaling.interval([tokens_per_parameter(each, C) for each in laws])
+                ],
+            }
+            for C in BUDGETS
+        ],
         "chinchilla_70B_1.4T": {
             "loss_nats": round(law.predict(*chinchilla), 4),
             "curve_95": [

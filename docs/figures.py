@@ -16,9 +16,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import figures_clipping
 import figures_first_loss
 import figures_ladder
 import figures_mfu
+import figures_predictions
+import figures_watch
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
@@ -48,8 +51,10 @@ TEXTS = {
     },
 }
 CHAPTERS = {
+    "clipping": figures_clipping.drawn,
     "first-loss": figures_first_loss.drawn,
     "mfu": figures_mfu.drawn,
+    "predictions": figures_predictions.drawn,
     "ladder-text": partial(figures_ladder.drawn, "ladder-text"),
     "ladder-verbs": partial(figures_ladder.drawn, "ladder-verbs"),
 }
@@ -252,6 +257,7 @@ def written() -> dict[Path, str]:
     files = {DOCS / "scale.json": json.dumps(data, ensure_ascii=False, indent=1) + "\n"}
     for language in TEXTS:
         files[DOCS / "figures" / f"scale-{language}.svg"] = figure(language)
+        files[DOCS / "figures" / f"watch-{language}.svg"] = figures_watch.svg(language)
         for name, drawn in CHAPTERS.items():
             files[DOCS / "figures" / f"{name}-{language}.svg"] = as_file(*drawn(language))
     return files
