@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from x1 import flops, money, scaling, throughput
+from x1 import flops, ladder, money, scaling, throughput
 from x1.config import RunConfig
+from x1.ladder import Ladder
 from x1.text import LANGUAGES, UserError, say
-
-if TYPE_CHECKING:
-    from x1.ladder import Ladder, Run
 
 MEASURED_FORMAT = "x1-measured-1"
 
@@ -305,10 +303,8 @@ def data_hours(config: RunConfig, measured: Json) -> Prediction:
     return Prediction(hours, 0.5 * hours, 2 * hours, both(key, speed=f"{speed:,.0f}"))
 
 
-def ladder_of(config: RunConfig) -> "Ladder | None":
+def ladder_of(config: RunConfig) -> Ladder | None:
     """The named ladder that predicts this run: its held-back rung has the run's shape and data."""
-    from x1 import ladder  # here: a ladder is supervised, and the supervisor reads plans
-
     for name in ladder.names():
         found = ladder.named(name)
         target = ladder.held_back_runs(found)[0].config
@@ -321,6 +317,39 @@ def ladder_of(config: RunConfig) -> "Ladder | None":
     return None
 
 
+@dataclass(frozen=True)
+class LadderWork:
+    """The fitted rungs of a ladder, in tokens of the run whose rate takes the time.
+
+    `tokens` if every rung does the run's FLOPs per second; `slowed_tokens` at what each is assumed
+    to do, `slowest` to `fastest` times the run's.
+    """
+
+    name: str
+    rungs: int
+    runs: int
+    held_back: str
+    tokens: float
+    slowed_tokens: float
+    slowest: float
+    fastest: float
+
+
+def ladder_work(found: Ladder, config: RunConfig, machine: money.Hardware) -> LadderWork:
+    """What there is to train before this run is launched, and how fast each rung goes."""
+    runs = [run for group in ladder.groups(found) for run in group]
+    run_tokens = sum(ladder.own_tokens(run) * _flops_ratio(run.config, config) for run in runs)
+    slowed_tokens, ratios = 0.0, []
+    for run in runs:
+        ratio = _speed_ratio(run.config, config, machine)  # in FLOPs per second
+        slowed_tokens += ladder.own_tokens(run) * _flops_ratio(run.config, config) / ratio
+        ratios.append(ratio)
+    return LadderWork(
+        found.name, len(found.rungs), len(runs), found.held_back.name,
+        run_tokens, slowed_tokens, min(ratios), max(ratios),
+    )  # fmt: skip
+
+
 def predict_ladder(config: RunConfig, machine: money.Hardware, rate: Prediction) -> Prediction:
     """Hours to train the fitted rungs of this run's ladder, all there is to train before a launch.
 
@@ -330,40 +359,26 @@ def predict_ladder(config: RunConfig, machine: money.Hardware, rate: Prediction)
     end is the run's own MFU for every rung at its high rate, the high end LADDER_SLOWER times the
     expected time at its low rate. Without a ladder for this model: zero hours.
     """
-    from x1 import ladder
-
     found = ladder_of(config)
     if found is None:
         return exactly(0.0, both("basis.no_ladder"))
     if rate.value is None or rate.low is None or rate.high is None:
         return Prediction(None, None, None, rate.basis)
-    runs = [run for group in ladder.groups(found) for run in group]
-    # Both in tokens of the run itself: what its rate takes the time for.
-    run_tokens = sum(_own_tokens(run) * _flops_ratio(run.config, config) for run in runs)
-    slowed_tokens, ratios = 0.0, []
-    for run in runs:
-        ratio = _speed_ratio(run.config, config, machine)  # in FLOPs per second
-        slowed_tokens += _own_tokens(run) * _flops_ratio(run.config, config) / ratio
-        ratios.append(ratio)
-    start = [len(runs) * hours for hours in LADDER_START_HOURS]
+    work = ladder_work(found, config, machine)
+    start = [work.runs * hours for hours in LADDER_START_HOURS]
     basis = both(
         "basis.ladder" if machine.gpu else "basis.ladder_on_cpu",
-        name=found.name, rungs=len(found.rungs), runs=len(runs),
-        flops=f"{run_tokens * flops.token_flops(config.model).total:.2e}",
-        low=f"{min(ratios):.2f}", high=f"{max(ratios):.2f}",
-        seconds=f"{3600 * LADDER_START_HOURS[0]:.0f}", held_back=found.held_back.name,
+        name=work.name, rungs=work.rungs, runs=work.runs,
+        flops=f"{work.tokens * flops.token_flops(config.model).total:.2e}",
+        low=f"{work.slowest:.2f}", high=f"{work.fastest:.2f}",
+        seconds=f"{3600 * LADDER_START_HOURS[0]:.0f}", held_back=work.held_back,
     )  # fmt: skip
     return Prediction(
-        slowed_tokens / rate.value / 3600 + start[0],
-        run_tokens / rate.high / 3600 + start[1],
-        LADDER_SLOWER * slowed_tokens / rate.low / 3600 + start[2],
+        work.slowed_tokens / rate.value / 3600 + start[0],
+        work.tokens / rate.high / 3600 + start[1],
+        LADDER_SLOWER * work.slowed_tokens / rate.low / 3600 + start[2],
         basis,
     )
-
-
-def _own_tokens(run: "Run") -> int:
-    """What a run trains on itself: a branch, only what comes after it has left its trunk."""
-    return run.tokens - run.leaves_at * run.config.batch_tokens
 
 
 def _flops_ratio(small: RunConfig, run: RunConfig) -> float:
