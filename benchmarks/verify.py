@@ -21,12 +21,13 @@ from provenance import provenance
 
 from x1 import checkpoint, config, data, folder, history, train, verify
 
-STEPS, EVERY, WINDOW = 240, 40, 20
+STEPS, EVERY, WINDOW = 120, 30, 20
 SETTINGS = (
     f"train.steps={STEPS}",
     f"checkpoint.every_steps={EVERY}",
     f"checkpoint.keep={STEPS // EVERY}",
     "train.threads=1",
+    "train.batch_sequences=8",
     "stability.inject=[]",
     "sample.milestones=[]",
 )
@@ -60,8 +61,8 @@ def lived_again(run: Path, threads: int) -> list[dict[str, Any]]:
     rows = []
     for begin in (0, *(step for step in checkpoint.steps(run) if step < STEPS)):
         moment = history.find(run, begin + WINDOW - 1)
-        settings = moment.config.model_copy(deep=True)
-        settings.train.threads = threads
+        train_here = moment.config.train.model_copy(update={"threads": threads})
+        settings = moment.config.model_copy(update={"train": train_here})
         losses = verify.live_again(replace(moment, config=settings)).losses
         logged = history.way_to(moment)
         gaps = [abs(loss - logged[step]["loss"]) for step, loss in losses.items()]

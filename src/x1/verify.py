@@ -48,9 +48,10 @@ VERIFICATION = "verification.json"
 THE_JOB = "x1-50m"  # what the curriculum's last line is about
 SHARE_OF_TOKENS = 0.9  # of the preset's, which the run must have seen to be that job
 WINDOW_STEPS = 20
-# In nats per token: what other hardware or another version may change over such a window, and
-# what scoring in another order of summation may. docs/measured/verify.json has what was met.
-WINDOW_NATS = {"fp32": 1e-3, "bf16": 2e-2}
+# In nats per token: what other hardware or another version may change over such a window (three
+# times what other instructions changed, see docs/measured/verify.json: Muon's rounds are in bf16
+# whatever the run's dtype is), and what scoring in another order of summation may.
+WINDOW_NATS = {"fp32": 2e-2, "bf16": 5e-2}
 SCORE_NATS = {"fp32": 1e-4, "bf16": 5e-3}
 UNSEEN_S = 60.0  # of training that the ledger may not have seen: what a kill cuts off
 
