@@ -19,6 +19,7 @@ from typing import Any
 import figures_clipping
 import figures_first_loss
 import figures_ladder
+import figures_met
 import figures_mfu
 import figures_predictions
 import figures_watch
@@ -53,6 +54,7 @@ TEXTS = {
 CHAPTERS = {
     "clipping": figures_clipping.drawn,
     "first-loss": figures_first_loss.drawn,
+    "met": figures_met.drawn,
     "mfu": figures_mfu.drawn,
     "predictions": figures_predictions.drawn,
     "ladder-text": partial(figures_ladder.drawn, "ladder-text"),

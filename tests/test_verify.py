@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from x1 import checkpoint, evaluate, export, folder, plan_page, saved, supervise, verify
 from x1 import config as configuration
+from x1.record import unix_time
 from x1.text import UserError
 
 STEPS = 60
@@ -145,6 +146,31 @@ def test_a_rate_that_is_not_its_own_is_found(finished):
 
     edit_lines(finished, folder.METRICS, faster)
     assert "tokens/s" in only(verify.verify(finished, 2, 0), "mfu")
+
+
+def test_a_speed_made_better_throughout_leaves_time_that_nothing_accounts_for(finished):
+    """Each line made slower first, by the clock and in seconds, so that a minute is at stake."""
+    config = folder.open_run(finished)
+    moved = 0
+
+    def paced(seconds):
+        def change(line):
+            nonlocal moved
+            moved += 1
+            late = datetime.fromtimestamp(unix_time(line["clock"]["time"]) + moved, UTC)
+            clock = {"time": late.isoformat(timespec="seconds"), "seconds": seconds}
+            if "loss" in line:
+                clock["tokens_per_s"] = config.batch_tokens / seconds
+            return line | {"clock": clock}
+
+        return change
+
+    edit_lines(finished, folder.METRICS, paced(1.0))
+    honest = verdicts(verify.verify(finished, 1, 0))
+    assert honest["mfu"] == "holds"
+    moved = 0
+    edit_lines(finished, folder.METRICS, paced(0.25))
+    assert verdicts(verify.verify(finished, 1, 0))["mfu"] == "unanswered"
 
 
 def test_flops_that_the_model_does_not_have_are_found(finished):

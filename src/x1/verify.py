@@ -55,6 +55,8 @@ WINDOW_NATS = {"fp32": 2e-2, "bf16": 5e-2}
 SCORE_NATS = {"fp32": 1e-4, "bf16": 5e-3}
 UNSEEN_S = 60.0  # of training that the ledger may not have seen: what a kill cuts off
 
+SAVING_SHARE, SAVING_S = 0.2, 5.0  # of an attempt's time: checkpoints, samples, what is not logged
+
 Verdict = Literal["holds", "refuted", "unanswered"]
 Json = dict[str, Any]
 
@@ -224,6 +226,9 @@ def check_mfu(case: Case) -> str:
         if not math.isclose(rate, implied, rel_tol=0.01):
             raise Refuted("verify.rate", step=line["step"], rate=rate, implied=implied)
         rates.append(rate)
+    elapsed_s, logged_s = times(case)
+    if logged_s < elapsed_s * (1 - SAVING_SHARE) - SAVING_S:
+        raise Unanswered("verify.lost_time", elapsed=elapsed_s / 3600, logged=logged_s / 3600)
     per_token = flops.token_flops(config.model, "causal").total
     if number(manifest.get("flops_per_token")) != per_token:
         raise Refuted("verify.flops", is_=manifest.get("flops_per_token"), be=per_token)
@@ -236,6 +241,20 @@ def check_mfu(case: Case) -> str:
     if not 0 < mfu <= 1:
         raise Refuted("verify.mfu_impossible", mfu=mfu)
     return say("verify.mfu", mfu=mfu, rate=median(rates))
+
+
+def times(case: Case) -> tuple[float, float]:
+    """(seconds by the clock between the first and the last line of each attempt, seconds that the
+    lines in between say they took), over all attempts.
+    """
+    spans: dict[int, list[tuple[float, float]]] = {}
+    for line in folder.read_lines(case.run / folder.METRICS):
+        clock = line["clock"]
+        spans.setdefault(line["attempt"], []).append(
+            (unix_time(clock.get("time")), number(clock.get("seconds")))
+        )
+    elapsed = sum(lines[-1][0] - lines[0][0] for lines in spans.values())
+    return elapsed, sum(seconds for lines in spans.values() for _, seconds in lines[1:])
 
 
 def check_weights(case: Case) -> str:
@@ -381,7 +400,9 @@ def shipped_metadata(run: Path) -> dict[str, str]:
 @contextmanager
 def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True, force_jupyter=False), transient=True
+    ) as bar:
         task = bar.add_task(text, total=total)
         yield lambda: bar.advance(task)
 

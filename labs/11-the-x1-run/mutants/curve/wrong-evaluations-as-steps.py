@@ -1,0 +1,9 @@
+# caught by: test_a_run_that_never_fell
+# exercise: curve
+def curve(lines):
+    trained = [{"loss": line.get("val_loss"), **line} for line in lines]
+    last = {line["step"]: line for line in trained}
+    kept = [line for step, line in last.items() if step <= trained[-1]["step"]]
+    all_s = sum(line["clock"]["seconds"] for line in trained)
+    kept_s = sum(line["clock"]["seconds"] for line in kept)
+    return [(line["step"], line["loss"]) for line in kept], all_s - kept_s

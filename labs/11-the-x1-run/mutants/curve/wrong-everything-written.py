@@ -1,0 +1,8 @@
+# caught by: test_the_last_attempt_counts
+# exercise: curve
+def curve(lines):
+    trained = [line for line in lines if "loss" in line]
+    kept = sorted(trained, key=lambda one: one["step"])
+    all_s = sum(line["clock"]["seconds"] for line in trained)
+    kept_s = sum(line["clock"]["seconds"] for line in kept)
+    return [(line["step"], line["loss"]) for line in kept], all_s - kept_s

@@ -1,0 +1,9 @@
+# caught by: test_the_last_attempt_counts
+# exercise: curve
+def curve(lines):
+    trained = [line for line in lines if "loss" in line]
+    last = {line["step"]: line for line in reversed(trained)}
+    kept = [line for step, line in last.items() if step <= trained[-1]["step"]]
+    all_s = sum(line["clock"]["seconds"] for line in trained)
+    kept_s = sum(line["clock"]["seconds"] for line in kept)
+    return [(line["step"], line["loss"]) for line in kept], all_s - kept_s

@@ -1,0 +1,7 @@
+# caught by: test_the_last_attempt_counts
+# exercise: curve
+def curve(lines):
+    trained = [line for line in lines if "loss" in line]
+    last = {line["step"]: line for line in trained}
+    kept = [line for step, line in last.items() if step <= trained[-1]["step"]]
+    return [(line["step"], line["loss"]) for line in kept], 0.0

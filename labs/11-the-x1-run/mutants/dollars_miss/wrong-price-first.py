@@ -1,0 +1,10 @@
+# caught by: test_told_backwards_only_the_signs_change
+# exercise: dollars_miss
+def dollars_miss(planned, paid):
+    hours = paid["hours"] - planned["hours"]
+    price = paid["usd_per_hour"] - planned["usd_per_hour"]
+    return {
+        "hours": hours * paid["usd_per_hour"],
+        "price": price * planned["hours"],
+        "other": paid["other_usd"] - planned["other_usd"],
+    }

@@ -1,0 +1,14 @@
+# caught by: test_nothing_to_judge_is_none_and_stays
+# exercise: hold_against
+def hold_against(predictions, measured):
+    verdicts = {}
+    for name, said in predictions.items():
+        found = measured.get(name, 0.0)
+        if said["value"] is None or math.isnan(found):
+            verdicts[name] = None
+            continue
+        off = found - said["value"]
+        width = abs((said["high"] if off > 0 else said["low"]) - said["value"])
+        miss = off / width if width else math.copysign(math.inf, off) if off else 0.0
+        verdicts[name] = said["low"] <= found <= said["high"], miss
+    return verdicts

@@ -1,0 +1,10 @@
+# caught by: test_a_file_changed_afterwards
+# exercise: seal_holds
+def seal_holds(config_bytes, plan_bytes, ledger_lines, metric_lines, states):
+    if not (ledger_lines and states):
+        return False
+    seal = hashlib.sha256(plan_bytes).hexdigest()
+    if any(one.get("plan_sha256") != seal for one in (ledger_lines[0], *states)):
+        return False
+    opened = datetime.fromisoformat(ledger_lines[0]["time"])
+    return all(opened <= datetime.fromisoformat(line["clock"]["time"]) for line in metric_lines)

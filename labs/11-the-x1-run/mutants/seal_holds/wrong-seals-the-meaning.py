@@ -1,0 +1,12 @@
+# caught by: test_an_honest_run_holds
+# exercise: seal_holds
+def seal_holds(config_bytes, plan_bytes, ledger_lines, metric_lines, states):
+    if json.loads(plan_bytes)["config_sha256"] != hashlib.sha256(config_bytes).hexdigest():
+        return False
+    if not (ledger_lines and states):
+        return False
+    seal = hashlib.sha256(json.dumps(json.loads(plan_bytes)).encode()).hexdigest()
+    if any(one.get("plan_sha256") != seal for one in (ledger_lines[0], *states)):
+        return False
+    opened = datetime.fromisoformat(ledger_lines[0]["time"])
+    return all(opened <= datetime.fromisoformat(line["clock"]["time"]) for line in metric_lines)
