@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from x1 import folder, ladder
+from x1 import folder, ladder, ladder_law
 
 GUESSES = {
     "law": ("the law", "la ley"),
@@ -55,7 +55,7 @@ def record(place: Path, command: str) -> dict[str, Any]:
 def rungs(points: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a fitted size: its parameters and its loss at each token count."""
     rows: dict[int, dict[str, Any]] = {}
-    for point in ladder.fitted(points["points"]):
+    for point in ladder_law.fitted(points["points"]):
         row = rows.setdefault(
             point["N"],
             {"rung": point["rung"], "N": f"{point['N']:,}",

@@ -103,6 +103,22 @@ def make_run(here):
     return make
 
 
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The built site; whoever asks a proxy for another host gets none."""
+    folder = tmp_path_factory.mktemp("site")
+    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **nowhere, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.fixture
 def trainer(here):
     """trainer(run, ranks=1): start the training process (under torchrun for several ranks)."""

@@ -7,6 +7,7 @@ are forked from one that has done its importing (`Worker`), so that they start a
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,15 +23,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from x1 import config, data
+from x1 import config, data, folder, prepare
+from x1.text import say
 
+X1 = Path(sys.executable).with_name("x1")
 CHILD = """
 import json, os, sys, time
 from pathlib import Path
-from x1 import config, data, prepare, sources
+from x1 import config, data, prepare, prepare_page, sources
 from x1.text import UserError
 
 prepare.SHARD_TOKENS, prepare.COMMIT_S = 10_000, 0.0
+prepare_page.ANNOUNCED_TOKENS, prepare_page.TOLD_EVERY_S = 1, 0.0
 sources.CHUNK_BYTES, sources.PIECE_BYTES = 3000, 1000
 sleep = time.sleep  # neither we nor the libraries need wait for a hub on this machine
 time.sleep = lambda seconds: sleep(min(seconds, 0.001))
@@ -436,6 +440,63 @@ def test_sigkill_while_streaming_from_a_failing_hub(hub, worker, tmp_path):
     path, _ = worker.run(BOOKS, tmp_path / "killed")
     assert kills == 2
     assert_complete(path)
+
+
+PLANNED = 24_000  # training tokens: what a plan asks for, less than there is
+
+
+def test_planned_tokens_are_announced_resumed_and_exact(hub, worker, tmp_path):
+    """The way of the real preset: BPE, so many tokens and no more, from a hub that fails and after
+    a cut; disk and time said before, what is left said again, throughput and size at the end.
+    """
+    chosen = dataset_config("acme/books", subset="sample", tokenizer="bpe", train_tokens=PLANNED)
+    clean, out = worker.run(chosen, tmp_path / "clean")
+    need = prepare.still_needed_bytes(chosen, data.settings_of(chosen), 0)
+    assert need == 2 * (PLANNED + 2000 * HELD_OUT) + 4_000_000
+    assert f"{PLANNED:,} training tokens, {need / 1e9:.2f} GB of disk" in out
+    speed = f"{850_000:,} tokens/s"
+    assert "Expected: 0.0 s (0.0 s to 0.1 s)" in out and speed in out
+    size = sum(record["bytes"] for record in data.read_index(clean)["files"].values())
+    assert f"{size / 1e9:.2f} GB" in out and "held-out tokens" in out
+    assert len([line for line in out.splitlines() if "MB/s" in line]) > 2  # without a terminal too
+
+    hub.requests, hub.down = 0, flaky
+    kills = kill_while_writing(worker, chosen, tmp_path / "data", times=1)
+    partial = tmp_path / "data" / f".{data.path_of(chosen).name}.partial" / "progress.json"
+    done = tokens_in(partial)
+    path, out = worker.run(chosen, tmp_path / "data")
+    assert kills == 1 and 0 < done < PLANNED and hub.failed > 0
+    assert f"{PLANNED - done:,} training tokens" in out and "Going on with this preparation" in out
+    assert content(path) == content(clean)
+    assert len(data.open_data(path).train) == PLANNED
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_asked_of_the_hub(
+    hub, worker, tmp_path
+):
+    chosen = dataset_config("acme/books", subset="sample", train_tokens=10**15)
+    key, values = worker.fault(chosen, tmp_path / "data")
+    assert key == "data.no_space" and hub.requests == 0 and not (tmp_path / "data").exists()
+    free = shutil.disk_usage(tmp_path).free / 1e9
+    assert float(values["free"]) == pytest.approx(free, abs=5)
+    assert float(values["need"]) == pytest.approx(2e6, rel=1e-3)
+    missing = float(values["need"]) - float(values["free"])
+    assert float(values["missing"]) == pytest.approx(missing, abs=0.02)
+
+
+def test_a_planned_runs_folder_names_its_data(tmp_path):
+    files = write_parquet(tmp_path / "folder")
+    chosen = dataset_config(str(files), train_tokens=12_000)
+    folder.claim(tmp_path / "runs" / "r", chosen)
+    more = environment(tmp_path / "home", HF_HUB_OFFLINE="1")
+    done = subprocess.run([X1, "data", "runs/r"], cwd=tmp_path, env=more, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"Data ready: {data.path_of(chosen)}" in done.stdout
+    assert len(data.open_data(tmp_path / data.path_of(chosen)).train) == 12_000
+    done = subprocess.run([X1, "data", "runs/r", "--preset", "rehearsal"], cwd=tmp_path, env=more,
+                          capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, say("cli.data_run_alone") + "\n")
 
 
 def test_a_hub_that_stays_away_is_reported_and_the_work_goes_on_later(hub, worker, tmp_path):

@@ -15,7 +15,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from x1 import checkpoint, cli, config, data, evaluate, flops, folder, ladder, rung, scaling
+from x1 import (
+    checkpoint,
+    cli,
+    config,
+    data,
+    evaluate,
+    flops,
+    folder,
+    ladder,
+    ladder_climb,
+    ladder_law,
+    ladder_page,
+    rung,
+    scaling,
+)
 from x1.optim import learning_rate
 from x1.text import LANGUAGES, UserError, say, set_language
 
@@ -88,9 +102,9 @@ def test_every_run_is_there_and_every_point_is_its_evaluation(climbed):
 
 
 def test_the_law_is_refitted_from_the_points_to_the_same_prediction(climbed):
-    points = ladder.fitted(load(climbed, ladder.POINTS)["points"])
+    points = ladder_law.fitted(load(climbed, ladder.POINTS)["points"])
     prediction, result = load(climbed, ladder.PREDICTION), load(climbed, ladder.RESULT)
-    N, D, loss = (np.array(c) for c in ladder.columns(points))
+    N, D, loss = (np.array(c) for c in ladder_law.columns(points))
     law = scaling.fit(N, D, loss)
     target = prediction["target"]
     model = folder.open_run(climbed / "runs/d48-s0-40960").model
@@ -215,7 +229,7 @@ def test_a_changed_point_is_refused_before_and_after_the_held_back_rung(place):
     path.write_text(path.read_text().replace('"D": 40960', '"D": 40961', 1))
     (place / ladder.RESULT).unlink()
     with pytest.raises(UserError) as refused:
-        ladder.write_result(place, SMALL, "x1 ladder")
+        ladder_law.write_result(place, SMALL, "x1 ladder")
     assert refused.value.key == "ladder.changed"
     done = x1_("ladder", "--out", "r", cwd=".")
     assert (done.returncode, done.stderr) == (2, say("ladder.changed", path="r/points.json") + "\n")
@@ -231,14 +245,14 @@ def test_a_prediction_changed_after_the_start_is_refused(place):
     path = place / ladder.PREDICTION
     path.write_text(path.read_text().replace('"level": 0.9', '"level": 0.8'))
     with pytest.raises(UserError) as refused:
-        ladder.write_result(place, SMALL, "x1 ladder")
+        ladder_law.write_result(place, SMALL, "x1 ladder")
     assert refused.value.values["path"] == path
 
 
 def test_a_prediction_cannot_be_written_after_the_training(place):
     (place / ladder.PREDICTION).unlink()
     with pytest.raises(UserError) as refused:
-        ladder.write_prediction(place, SMALL)
+        ladder_law.write_prediction(place, SMALL)
     assert refused.value.key == "ladder.late" and not (place / ladder.PREDICTION).exists()
 
 
@@ -247,7 +261,7 @@ def test_the_prediction_rests_on_the_points_alone(place):
     before = load(place, ladder.PREDICTION)
     (place / ladder.PREDICTION).unlink()
     shutil.rmtree(place / "runs")
-    again = ladder.write_prediction(place, SMALL)
+    again = ladder_law.write_prediction(place, SMALL)
     assert again | {"time": ""} == before | {"time": ""}
 
 
@@ -434,12 +448,14 @@ def test_bad_input_leaves_everything_as_it_was(tmp_path, monkeypatch, capsys, na
 
 def test_a_dry_run_shows_every_rung_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ladder, "tokens_per_s", lambda chosen: 1000.0)
+    monkeypatch.setattr(ladder_page, "tokens_per_s", lambda chosen: 1000.0)
     monkeypatch.setattr(
-        ladder, "console", Console(file=io.StringIO(), width=160, highlight=False, markup=False)
+        ladder_page,
+        "console",
+        Console(file=io.StringIO(), width=160, highlight=False, markup=False),
     )
-    assert ladder.run_ladder_command("small", None, None, None, True, False, None) == 0
-    shown = ladder.console.file.getvalue()
+    assert ladder_climb.run_ladder_command("small", None, None, None, True, False, None) == 0
+    shown = ladder_page.console.file.getvalue()
     for each in [*SMALL.rungs, SMALL.held_back]:
         model = ladder.config_of(SMALL, each, 1, 0).model
         assert each.name in shown and f"{flops.parameters(model):,}" in shown
@@ -470,7 +486,7 @@ def record(noise=0.0, seed_noise=0.001, floor=0.9):
 
 
 def test_a_true_law_is_found_and_its_prediction_holds():
-    prediction = ladder.predict(SMALL, record(), "")
+    prediction = ladder_law.predict(SMALL, record(), "")
     target = prediction["target"]
     truth = LAW.predict(target["N"], target["D"])
     assert prediction["predicted_nats_per_token"] == pytest.approx(truth, abs=1e-4)
@@ -485,7 +501,7 @@ def test_a_true_law_is_found_and_its_prediction_holds():
 def test_the_interval_covers_a_true_law_under_noise_and_grows_with_it():
     widths = []
     for noise in (1e-3, 1e-2):
-        prediction = ladder.predict(SMALL, record(noise), "")
+        prediction = ladder_law.predict(SMALL, record(noise), "")
         low, high = (prediction["interval"][edge] for edge in ("low", "high"))
         target = prediction["target"]
         assert low < LAW.predict(target["N"], target["D"]) < high
@@ -498,7 +514,7 @@ def test_the_interval_covers_a_true_law_under_noise_and_grows_with_it():
 )
 def test_E_is_held_against_the_floor(floor, verdict):
     law = {"E": 0.86, "intervals": {"E": [0.8, 0.9]}}
-    compared = ladder.compare_floor({"law": law, "floor_nats_per_token": floor})
+    compared = ladder_law.compare_floor({"law": law, "floor_nats_per_token": floor})
     assert compared["verdict"] == verdict and compared["fitted"] == 0.86
 
 

@@ -15,11 +15,15 @@ from x1.text import LANGUAGES, UserError, catalogue, language, say, set_language
 SOURCES = sorted(Path(x1.__file__).parent.rglob("*.py"))
 
 # Who takes a key, and what goes in front of it: say("plan.written"), word("gaps") in a report.
-SPEAKERS = {"say": "", "UserError": "", "Refused": "", "Unfit": "", "tell": ""}
+SPEAKERS = dict.fromkeys(
+    ("say", "tell", "UserError", "Refused", "Unfit", "Unreachable", "Refuted", "Unanswered"), ""
+)
 IN_MODULE = {
     ("report", "word"): "report.",
     ("report_tables", "word"): "report.",
     ("report_next", "word"): "report.",
+    ("portfolio", "own"): "portfolio.",
+    ("portfolio", "word"): "report.",
     ("plan", "both"): "plan.",
     ("plan", "unknown"): "plan.",
     ("plan_page", "word"): "plan.",
@@ -27,8 +31,12 @@ IN_MODULE = {
     ("predict", "unknown"): "plan.",
     ("rehearse", "stage"): "rehearse.stage_",
 }
-PREFIXES = ("", "plan.", "report.", "rehearse.stage_")
-PASSED_ON = {"plan.*", "report.*"}  # say(f"plan.{key}") itself: the key is given by its callers
+PREFIXES = ("", "plan.", "report.", "portfolio.", "rehearse.stage_")
+PASSED_ON = {
+    "plan.*",
+    "report.*",
+    "portfolio.*",
+}  # say(f"plan.{key}") itself: the key is given by its callers
 
 SAME_IN_BOTH = {
     "data.rate",  # tokens/s, MB/s
@@ -44,6 +52,8 @@ SAME_IN_BOTH = {
     "report.source.dataset",  # its name alone
     "report.tile.mfu",
     "train.speed",
+    "verify.check.mfu",
+    "watch.plan",  # el plan
 }
 FRAGMENTS = {"money.other", "money.stale"}  # they begin or end with a space: part of a sentence
 

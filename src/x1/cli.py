@@ -70,7 +70,7 @@ def build_app() -> typer.Typer:
 
     def grade(
         lab: Annotated[int, lab_argument],
-        watch: Annotated[bool, typer.Option("--watch", help=say("cli.watch"))] = False,
+        watch: Annotated[bool, typer.Option("--watch", help=say("cli.grade_watch"))] = False,
     ) -> None:
         from x1.course.learn import run_grade_command
 
@@ -144,6 +144,7 @@ def build_app() -> typer.Typer:
         run_cases_command(name, file=file, as_json=as_json)
 
     def data(
+        run: Annotated[Path | None, typer.Argument(help=say("cli.data_run"), metavar="RUN")] = None,
         preset: Annotated[str | None, preset_option] = None,
         text: Annotated[list[Path] | None, text_option] = None,
         dataset: Annotated[str | None, dataset_option] = None,
@@ -152,7 +153,12 @@ def build_app() -> typer.Typer:
     ) -> None:
         from x1 import data as preparation
 
-        chosen = chosen_config(preset, config, set_, text, dataset)
+        if run is not None and (preset or text or dataset or config or set_):
+            raise UserError("cli.data_run_alone")
+        if run is not None:
+            chosen = folder.open_run(run)
+        else:
+            chosen = chosen_config(preset, config, set_, text, dataset)
         console.print(say("cli.data_ready", path=preparation.prepare(chosen)))
 
     def train(
@@ -173,7 +179,7 @@ def build_app() -> typer.Typer:
         ] = False,
     ) -> None:
         from x1 import data as preparation
-        from x1.supervise import supervise
+        from x1 import launch as launching
 
         named = preset or config or set_ or text or dataset
         if resume_from:
@@ -189,10 +195,51 @@ def build_app() -> typer.Typer:
             chosen = chosen_config(preset, config, set_, text, dataset)
         run = out or new_run(chosen.preset)
         folder.check_claim(run, chosen)
+        launching.require_here(run)
         preparation.prepare(chosen)
         folder.claim(run, chosen)
         console.print(say("cli.training", run=run))
-        raise typer.Exit(supervise(run, i_will_watch=i_will_watch))
+        raise typer.Exit(launching.train(run, i_will_watch))
+
+    def launch(
+        run: Annotated[Path, run_argument],
+        on: Annotated[str | None, typer.Option(help=say("cli.launch_on"))] = None,
+        confirm: Annotated[
+            str | None, typer.Option(help=say("cli.launch_confirm"), metavar="SENTENCE")
+        ] = None,
+        over_budget: Annotated[
+            str | None, typer.Option(help=say("cli.launch_over_budget"), metavar="SENTENCE")
+        ] = None,
+        accept_old_price: Annotated[
+            bool, typer.Option("--accept-old-price", help=say("cli.launch_old_price"))
+        ] = False,
+        i_will_watch: Annotated[
+            bool, typer.Option("--i-will-watch", help=say("cli.i_will_watch"))
+        ] = False,
+        attach: Annotated[bool, typer.Option("--attach", help=say("cli.launch_attach"))] = False,
+        detach: Annotated[bool, typer.Option("--detach", help=say("cli.launch_detach"))] = False,
+        stop: Annotated[bool, typer.Option("--stop", help=say("cli.launch_stop"))] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help=say("cli.launch_dry_run"))] = False,
+        directory: Annotated[
+            str | None, typer.Option("--dir", help=say("cli.launch_dir"), metavar="FOLDER")
+        ] = None,
+        python: Annotated[
+            str | None, typer.Option(help=say("cli.launch_python"), metavar="PATH")
+        ] = None,
+        ssh_config: Annotated[
+            Path | None, typer.Option(help=say("cli.launch_ssh_config"), metavar="FILE")
+        ] = None,
+        secret: Annotated[
+            list[str] | None, typer.Option(help=say("cli.launch_secret"), metavar="NAME")
+        ] = None,
+    ) -> None:
+        from x1 import launch as launching
+
+        asked = launching.Asked(
+            on, confirm, over_budget, accept_old_price, i_will_watch, attach, detach, stop,
+            dry_run, directory, python, ssh_config, tuple(secret or ()),
+        )  # fmt: skip
+        raise typer.Exit(launching.launch(run, asked, date.today()))
 
     def rehearse(
         out: Annotated[Path | None, typer.Option(help=say("cli.out"))] = None,
@@ -200,6 +247,19 @@ def build_app() -> typer.Typer:
         from x1 import rehearse as rehearsal
 
         raise typer.Exit(rehearsal.rehearse(out or new_run("rehearsal")))
+
+    def watch(
+        target: Annotated[str, typer.Argument(help=say("cli.watch_target"), metavar="RUN")],
+        as_json: Annotated[bool, typer.Option("--json", help=say("cli.watch_json"))] = False,
+        follow: Annotated[bool, typer.Option("--follow", help=say("cli.watch_follow"))] = False,
+        ssh_config: Annotated[
+            Path | None,
+            typer.Option("--ssh-config", help=say("cli.launch_ssh_config"), metavar="FILE"),
+        ] = None,
+    ) -> None:
+        from x1.watch_command import run_watch_command
+
+        raise typer.Exit(run_watch_command(target, as_json, follow, ssh_config))
 
     def replay(
         run: Annotated[Path, run_argument],
@@ -237,6 +297,17 @@ def build_app() -> typer.Typer:
 
         console.print(say("cli.exported", path=artefact.export(run, step)))
 
+    def verify(
+        run: Annotated[Path, run_argument],
+        window: Annotated[int, typer.Option(min=0, help=say("cli.verify_window"))] = 20,
+        seed: Annotated[int | None, typer.Option(help=say("cli.verify_seed"))] = None,
+        as_json: Annotated[bool, typer.Option("--json", help=say("cli.verify_json"))] = False,
+    ) -> None:
+        folder.open_run(run)
+        from x1.verify_page import run_verify_command
+
+        raise typer.Exit(run_verify_command(run, window, seed, as_json))
+
     def ladder(
         name: Annotated[str | None, ladder_argument] = None,
         config: Annotated[Path | None, ladder_file_option] = None,
@@ -245,7 +316,7 @@ def build_app() -> typer.Typer:
         dry_run: Annotated[bool, typer.Option("--dry-run", help=say("cli.dry_run"))] = False,
         as_json: Annotated[bool, typer.Option("--json", help=say("cli.ladder_json"))] = False,
     ) -> None:
-        from x1.ladder import run_ladder_command
+        from x1.ladder_climb import run_ladder_command
 
         code = run_ladder_command(name, config, text, out, dry_run, as_json, new_run)
         raise typer.Exit(code)
@@ -263,6 +334,10 @@ def build_app() -> typer.Typer:
             from x1.report import write_report
 
             path = write_report(run, language())
+        elif kind == "portfolio":
+            from x1.portfolio import write_portfolio
+
+            path = write_portfolio(run, language())
         elif kind != "postmortem":
             raise UserError("cli.unknown_report", kind=kind)
         elif step is None:
@@ -285,9 +360,12 @@ def build_app() -> typer.Typer:
     verb("data", "plan", data)
     verb("rehearse", "run", rehearse)
     verb("train", "run", train)
+    verb("watch", "run", watch)
+    verb("launch", "run", launch)
     verb("replay", "run", replay)
     verb("eval", "after", evaluate)
     verb("export", "after", export)
+    verb("verify", "after", verify)
     verb("report", "after", report)
     app.add_typer(
         author_app(),

@@ -209,6 +209,12 @@ class MoneyConfig(_Section):
         return value
 
 
+class TrackConfig(_Section):
+    """Where the lines of metrics.jsonl go besides: for eyes that are used to another tool."""
+
+    to: Literal["none", "tensorboard", "trackio"] = "none"
+
+
 class RunConfig(_Section):
     """Everything that decides a run, and nothing else."""
 
@@ -222,6 +228,7 @@ class RunConfig(_Section):
     sample: SampleConfig = SampleConfig()
     stability: StabilityConfig = StabilityConfig()
     money: MoneyConfig = MoneyConfig()
+    track: TrackConfig = TrackConfig()
 
     @model_validator(mode="after")
     def _vocabulary_of_bytes(self) -> Self:

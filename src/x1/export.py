@@ -30,9 +30,8 @@ def export(run: Path, step: int | None = None) -> Path:
     aside.mkdir()
     try:
         metadata = {"format": "pt", "x1_step": str(at)}
-        plan = folder.plan_digest(run)
-        if plan:
-            metadata["x1_plan_sha256"] = plan
+        seals = {"plan": folder.plan_digest(run), "prediction": folder.prediction_digest(run)}
+        metadata |= {f"x1_{name}_sha256": seal for name, seal in seals.items() if seal}
         checkpoint.save_tensors(weights, aside / "model.safetensors", metadata)
         files = {
             "config.json": transformers_config(config.model, dataset.end_of_document),

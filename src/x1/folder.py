@@ -34,6 +34,8 @@ EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 REPORT = "report.html"
+LADDER = "ladder"  # a folder: the rungs that are trained before the run (see `first_ladder`)
+PREDICTION = "prediction.json"  # what they predict of it
 
 
 @contextmanager
@@ -191,7 +193,15 @@ def attempt(run: Path) -> int:
 
 def plan_digest(run: Path) -> str | None:
     """SHA-256 of plan.json, which seals its predictions; None when the run has no plan."""
-    path = run / PLAN
+    return _digest(run / PLAN)
+
+
+def prediction_digest(run: Path) -> str | None:
+    """SHA-256 of prediction.json; None when the run climbed no ladder of its own."""
+    return _digest(run / PREDICTION)
+
+
+def _digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 

@@ -116,8 +116,14 @@ def cpu_name() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, "+changes" behind it if files differ; None outside git."""
+    """The commit of the code that runs, "+changes" behind it if files differ; None outside git.
+
+    A copy that a launch has made says in COMMIT which one it is of.
+    """
     where = Path(__file__).parent
+    copied = where.parents[1] / "COMMIT"
+    if copied.is_file():
+        return copied.read_text("utf-8").strip() or None
     try:
         commit = _git(where, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(where, "status", "--porcelain", "-uno") else "")

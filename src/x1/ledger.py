@@ -9,6 +9,7 @@ per charge, and written as a string: sums are exact and never below the truth.
     carry    dollars that were spent under the same ceiling before this run: a ladder, a first try
     price    a reading of the price; a dearer one is charged for every second since the last reading
     reserve  the most that may be spent from here on, set aside before anything starts
+    seal     the SHA-256 of prediction.json, written before the run it predicts; once
     charge   seconds under the supervisor's eyes, their price, dollars, and the sum so far
     gap      the same for seconds nobody watched: from the last line to a restart
     repair   bytes of a torn last line, dropped by the next writer (its seconds are in the gap)
@@ -69,6 +70,7 @@ class Ledger:
     at: Instant
     price: Price
     plan_sha256: str | None
+    prediction_sha256: str | None
     ceiling_usd: float
     lab_budget_usd: float
     alert_line_usd: float | None
@@ -181,6 +183,11 @@ def reserve(run: Path, ledger: Ledger, at: Instant, usd: float) -> Ledger:
     if usd > left:
         raise UserError("ledger.reserve", usd=money.usd(usd), left=money.usd(left))
     return _append(run, charged, at, "reserve", usd=usd)
+
+
+def seal_prediction(run: Path, ledger: Ledger, at: Instant, sha256: str) -> Ledger:
+    """Enter the checksum of the run's sealed prediction. Raises ValueError after another one."""
+    return _append(run, charge(run, ledger, at), at, "seal", prediction_sha256=sha256)
 
 
 def left_usd(ledger: Ledger) -> float:
@@ -320,6 +327,7 @@ def _add(ledger: Ledger | None, entry: dict[str, Any], length: int) -> Ledger:
             at=at,
             price=_price_of(entry),
             plan_sha256=entry["plan_sha256"],
+            prediction_sha256=None,
             ceiling_usd=_positive(entry["ceiling_usd"]),
             lab_budget_usd=_positive(entry["lab_budget_usd"]),
             alert_line_usd=entry["alert_line_usd"] and _positive(entry["alert_line_usd"]),
@@ -363,6 +371,10 @@ def _account(ledger: Ledger, entry: dict[str, Any]) -> Ledger:
                        unread_ms=0 if kind == "price" else ledger.unread_ms)  # fmt: skip
     if kind == "reserve":
         return replace(ledger, reserved_usd=float(entry["usd"]))
+    if kind == "seal":
+        if ledger.prediction_sha256 is not None:
+            raise ValueError("sealed")
+        return replace(ledger, prediction_sha256=str(entry["prediction_sha256"]))
     if kind == "close":
         return replace(ledger, closed=True)
     if kind in ("open", "repair"):

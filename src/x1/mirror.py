@@ -33,7 +33,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from x1 import folder, saved
+from x1 import deadman, folder, saved
 from x1.store import Store, open_store, reaching
 from x1.text import UserError, say
 
@@ -44,6 +44,8 @@ STAGE = ".mirror"  # in the run's folder: checkpoints on their way
 WITH_CHECKPOINTS = (folder.METRICS, folder.SAMPLES)
 SMALL = (
     folder.CONFIG, folder.PLAN, folder.MANIFEST, folder.EVENTS, folder.LEDGER, folder.EVALUATION,
+    folder.PREDICTION, f"{folder.LADDER}/ladder.toml", f"{folder.LADDER}/points.json",
+    deadman.STATE,
 )  # fmt: skip
 LOOK_EVERY_S = 2.0  # for a new checkpoint
 EVERY_S = 60.0  # the ledger is published at least this often
@@ -434,7 +436,7 @@ def restore(uri: str, run: Path, allow_commands: bool = False) -> None:
         aside.mkdir(parents=True)
         try:
             with reaching(uri):
-                whole = _download(store, content, aside)
+                whole = download(store, content, aside)
             if whole:
                 _record(aside, uri, claim=name)
                 if run.exists():
@@ -462,7 +464,7 @@ def commands_of(store: Store, content: Json) -> list[str]:
     return [command for command in (read, stop) if command]
 
 
-def _download(store: Store, content: Json, aside: Path) -> bool:
+def download(store: Store, content: Json, aside: Path) -> bool:
     """Fetch every file of a manifest; whether each is what was published, and all are one run's."""
     with Progress(*Progress.get_default_columns(), transient=True) as bar:
         task = bar.add_task("", total=sum(e["bytes"] for e in content["files"].values()))

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from x1 import flops, ladder, money
+from x1 import flops, ladder_page, money
 from x1.config import RunConfig
 from x1.plan import Plan, make_plan, write_plan
 from x1.predict import Json
@@ -164,5 +164,5 @@ def measure(config: RunConfig) -> float | None:
 
     None when a few steps take longer than a minute.
     """
-    with Console(stderr=True).status(say("plan.measuring", limit=ladder.CALIBRATION_S)):
-        return ladder.tokens_per_s(config)
+    with Console(stderr=True).status(say("plan.measuring", limit=ladder_page.CALIBRATION_S)):
+        return ladder_page.tokens_per_s(config)

@@ -5,28 +5,18 @@ source and the number of tokens written by then; what was written after it is cu
 again. index.json comes last, then the folder takes its name.
 """
 
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import tokenizers
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from x1 import folder, sources
+from x1 import flops, folder, predict, sources
 from x1 import tokenizer as tokenization
 from x1.config import RunConfig
 from x1.data import (
@@ -41,6 +31,7 @@ from x1.data import (
     settings_of,
     sha256_of,
 )
+from x1.prepare_page import NOTHING, Display, display
 from x1.text import UserError, say
 from x1.tokenizer import Tokenizer
 
@@ -49,7 +40,8 @@ PROGRESS = "progress.json"
 LOCK = "prepare"
 SHARD_TOKENS = 1 << 26  # 128 MiB at two bytes a token
 COMMIT_S = 5.0  # seconds of work a kill can cost
-NOTHING = {"tokens": 0, "documents": 0, "bytes": 0, "empty_documents": 0}
+HELD_OUT_TOKENS = 2000  # of a held-out document of web text, at most on average
+BESIDES_BYTES = 4_000_000  # tokenizer.json, index.json, progress.json
 NO_IDS = np.empty(0, np.uint32)
 
 
@@ -57,17 +49,19 @@ def prepare(config: RunConfig, root: Path = DATA_ROOT, quiet: bool = False) -> P
     """Make `root/NAME`, finish it, or find it made. Returns its path.
 
     The same configuration and source give the same bytes, however often the work was killed.
-    Raises UserError for an unfit source, a folder of other settings, or a preparation already
-    running; OSError (disk full, read-only folder) with no final file half-written.
+    Raises UserError for an unfit source, a folder of other settings, a disk without the room, or a
+    preparation already running; OSError (disk full, read-only folder) with no final file torn.
     """
     settings, final = settings_of(config), path_of(config, root)
     partial = root / f".{final.name}.partial"
     if final.exists():
         return _reuse(final, settings, config)
-    facts = None
+    facts, done = None, 0
     if (partial / PROGRESS).is_file():
-        facts = _read_progress(partial, settings)["source"]
-    with _display(quiet) as show:
+        progress = _read_progress(partial, settings)
+        facts, done = progress["source"], progress["train"]["tokens"]
+    with display(quiet) as show:
+        foresee(final, config, settings, done, show)
         source = sources.open_source(config.data, facts, show.tell)
         partial.mkdir(parents=True, exist_ok=True)
         with folder.locked(partial, LOCK):
@@ -96,6 +90,43 @@ def prepare(config: RunConfig, root: Path = DATA_ROOT, quiet: bool = False) -> P
     return final
 
 
+def foresee(
+    final: Path, config: RunConfig, settings: dict[str, Any], done: int, show: Display
+) -> None:
+    """Say what is about to be done after `done` tokens, and refuse what the disk cannot take."""
+    need = still_needed_bytes(config, settings, done)
+    if need is None:
+        return
+    wanted, free = settings["data.train_tokens"], free_bytes(final)
+    if need > free:
+        raise UserError(
+            "data.no_space", path=final, tokens=f"{wanted:,}", need=f"{need / flops.GIGA:.2f}",
+            free=f"{free / flops.GIGA:.2f}",
+            missing=f"{math.ceil((need - free) / 1e7) / 100:.2f}",
+        )  # fmt: skip
+    hours = predict.data_hours(config, predict.shipped_measurements())
+    show.announce(final, wanted - done, need, free, hours.scaled((wanted - done) / wanted))
+
+
+def still_needed_bytes(config: RunConfig, settings: dict[str, Any], done: int) -> int | None:
+    """What the disk must still take after `done` training tokens; None where the source alone knows
+    how many there will be.
+    """
+    tokens = settings["data.train_tokens"]
+    if not tokens:
+        return None
+    held_out = 0
+    if config.data.source == "dataset":
+        held_out = HELD_OUT_TOKENS * config.data.held_out_documents
+    each = 2 if config.model.vocab_size <= 1 << 16 else 4
+    return each * (tokens - done + held_out) + BESIDES_BYTES
+
+
+def free_bytes(path: Path) -> int:
+    """Free on the disk of `path`, or of the nearest folder above it that is there."""
+    return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free
+
+
 def _reuse(final: Path, settings: dict[str, Any], config: RunConfig) -> Path:
     index = read_index(final)
     _require_same(final, index["settings"], settings)
@@ -122,7 +153,7 @@ def _make(
     config: RunConfig,
     settings: dict[str, Any],
     source: sources.Source,
-    show: "_Display",
+    show: Display,
 ) -> None:
     """Everything in `partial` up to index.json, from wherever an earlier process left it."""
     if (partial / INDEX).is_file():
@@ -222,7 +253,7 @@ def _write_train(
     source: sources.Source,
     tokenizer: Tokenizer,
     progress: dict[str, Any],
-    show: "_Display",
+    show: Display,
 ) -> float:
     """Append training tokens to the shards, from where `progress` stands to the end.
 
@@ -321,78 +352,3 @@ class _Shards:
         if self.file:
             self.file.close()
         self.file = None
-
-
-@dataclass
-class _Display:
-    """What a person sees meanwhile: a bar with its rate, and sentences above it."""
-
-    console: Console
-    bar: Progress
-    task: TaskID
-    in_bytes: bool = False
-    before: dict[str, int] = field(default_factory=lambda: dict(NOTHING))
-    began: float = 0.0
-
-    def tell(self, sentence: str) -> None:
-        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-    def stage(
-        self,
-        name: str,
-        total: dict[str, int] | None = None,
-        tokens: int = 0,
-        size_bytes: int | None = None,
-    ) -> None:
-        """A new stage; with `total`, one whose progress is known, perhaps resumed from there."""
-        total = total or NOTHING
-        if total["tokens"]:
-            self.tell(say("data.resumed", tokens=f"{total['tokens']:,}"))
-        self.in_bytes = not tokens
-        self.before, self.began = dict(total), time.monotonic()
-        self.bar.reset(self.task, description=name, total=tokens or size_bytes, rate="")
-        self.advance(total)
-
-    def advance(self, total: dict[str, int]) -> None:
-        rate = self._rate(total) if total["tokens"] > self.before["tokens"] else ""
-        done = total["bytes" if self.in_bytes else "tokens"]
-        self.bar.update(self.task, completed=done, rate=rate)
-
-    def _rate(self, total: dict[str, int]) -> str:
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        tokens = (total["tokens"] - self.before["tokens"]) / seconds
-        megabytes = (total["bytes"] - self.before["bytes"]) / seconds / 1e6
-        return say("data.rate", tokens=f"{tokens:,.0f}", megabytes=f"{megabytes:.1f}")
-
-    def finished(self, path: Path, settings: dict[str, Any]) -> None:
-        index = read_index(path)
-        train, held_out = index["train"], index["held_out"]
-        self.bar.update(self.task, visible=False)
-        self.tell(
-            say(
-                "data.finished",
-                path=path,
-                train=f"{train['tokens']:,}",
-                documents=f"{train['documents']:,}",
-                held_out=f"{held_out['tokens']:,}",
-                rate=f"{index['preparation']['tokens_per_s']:,}",
-            )
-        )
-        wanted = settings["data.train_tokens"]
-        if train["tokens"] < wanted:
-            self.tell(say("data.ended_early", train=f"{train['tokens']:,}", wanted=f"{wanted:,}"))
-
-
-@contextmanager
-def _display(quiet: bool) -> Iterator[_Display]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    console = Console(quiet=quiet)
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        yield _Display(console, bar, bar.add_task("", total=None, rate=""))

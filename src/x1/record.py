@@ -4,8 +4,11 @@ A folder may come from a stranger, a kill or a full disk. Only `config.toml` mus
 every other file what can be read is used, and `faults` names the rest. Nothing here is written.
 """
 
-import fcntl
 import math
+import os
+import re
+import socket
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from x1 import folder, ledger
+from x1 import clock, folder, ledger
 from x1.config import RunConfig
 from x1.text import UserError
 
@@ -76,6 +79,7 @@ class Spending:
     usd_per_hour: float
     source: str
     plan_sha256: str | None
+    prediction_sha256: str | None
 
     @property
     def total_usd(self) -> float:
@@ -100,6 +104,7 @@ class Record:
     manifest: dict[str, Any]
     evaluation: dict[str, Any]
     plan: dict[str, Any]
+    prediction: dict[str, Any]  # of the run's own ladder; empty without one
     spending: Spending | None
     running: bool
     faults: tuple[Fault, ...]
@@ -146,8 +151,9 @@ def read(run: Path) -> Record:
         manifest=_object(run, folder.MANIFEST, faults),
         evaluation=_object(run, folder.EVALUATION, faults),
         plan=_object(run, folder.PLAN, faults),
+        prediction=_object(run, folder.PREDICTION, faults, needed=False),
         spending=_spending(run, faults),
-        running=_is_locked(run),
+        running=holder(run) is not None,
         faults=tuple(faults),
     )
 
@@ -193,9 +199,9 @@ def _lines(run: Path, name: str, faults: list[Fault], needed: bool = True) -> li
     return records
 
 
-def _object(run: Path, name: str, faults: list[Fault]) -> dict[str, Any]:
+def _object(run: Path, name: str, faults: list[Fault], needed: bool = True) -> dict[str, Any]:
     if not (run / name).is_file():
-        faults.append(Fault(name, "missing"))
+        faults += [Fault(name, "missing")] if needed else []
         return {}
     try:
         return folder.read_json(run / name)
@@ -258,19 +264,42 @@ def _spending(run: Path, faults: list[Fault]) -> Spending | None:
         usd_per_hour=float(now.price.usd_per_hour),
         source=now.price.source,
         plan_sha256=now.plan_sha256,
+        prediction_sha256=now.prediction_sha256,
     )
 
 
-def _is_locked(run: Path) -> bool:
-    """Whether a trainer holds the run at this moment."""
+def holder(run: Path, name: str = "train") -> str | None:
+    """Who holds the run's lock `.NAME.lock`, in its own words; None if nobody does.
+
+    It is read and never taken, not even for a moment: a trainer that starts in that moment would be
+    refused. A killed process leaves its words behind, so on this machine it must still be there and
+    be older than they are.
+    """
+    path = run / f".{name}.lock"
     try:
-        with (run / ".train.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+        words, written_s = path.read_text("utf-8"), path.stat().st_mtime
+    except (OSError, UnicodeDecodeError):
+        return None
+    said = re.fullmatch(r"pid (\d{1,18}), (.*), \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", words.strip())
+    if not said:
+        return None
+    pid, host = int(said[1]), said[2]
+    if host != socket.gethostname():
+        return said[0]
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass
+    except (OSError, OverflowError):
+        return None
+    started_ms = clock.process_start_ms(pid)
+    if started_ms is None and Path("/proc/self/stat").exists():
+        return None  # it has ended, and nobody has asked how
+    if started_ms is not None:
+        age_s = (clock.instant().boot_ms - started_ms) / 1000
+        if time.time() - age_s > written_s + 2:  # another process has got its number
+            return None
+    return said[0]
 
 
 @dataclass(frozen=True)
@@ -337,10 +366,15 @@ def wall_seconds(record: Record) -> float:
     return float(np.ptp(moments)) if len(moments) else math.nan
 
 
+def last_time_s(record: Record) -> float:
+    """Unix time of the newest line on record; NaN if none carries one."""
+    moments = _moments(record)
+    return float(moments.max()) if len(moments) else math.nan
+
+
 def last_moment(record: Record) -> str:
     """The time of the newest line on record; "" if none carries one."""
-    moments = _moments(record)
-    return utc(float(moments.max())) if len(moments) else ""
+    return utc(last_time_s(record))
 
 
 def _moments(record: Record) -> Floats:

@@ -38,16 +38,15 @@ NOT_FINAL = ("tokens_per_s", "mfu", "micro_batch")  # results that do not wait f
 
 def prediction_section(run: Record, word: Word, lang: str) -> Html:
     """The plan, sealed before the run, beside what the run came to."""
-    predictions = run.plan.get("predictions")
-    if not isinstance(predictions, dict) or not predictions:
+    predictions = predictions_of(run, word, lang)
+    if not predictions:
         return Html()
     finished = record.status(run)[0] == "finished"
     measured = record.results(run)
     rows, unanswered = [], []
-    for name, prediction in predictions.items():
+    for name, title, prediction in predictions:
         value, low, high = (number(dig(prediction, part)) for part in ("value", "low", "high"))
         result = measured.get(name, math.nan)
-        title = prediction_title(name, lang)
         if not math.isfinite(result):
             unanswered.append(title)
             continue
@@ -81,10 +80,35 @@ def prediction_section(run: Record, word: Word, lang: str) -> Html:
     return section(
         "prediction",
         word("prediction"),
-        paragraph(f"{written} {word(seal(run))}"),
+        paragraph(" ".join(s for s in (written, word(seal(run)), ladder_seal(run, word)) if s)),
         table(word("prediction_caption"), head, rows) if rows else Html(),
         rest if unanswered else Html(),
     )
+
+
+def predictions_of(run: Record, word: Word, lang: str) -> list[tuple[str, str, Any]]:
+    """(name, title, prediction): the plan's, and before each the one of the run's own ladder."""
+    plan, own = (found.get("predictions") for found in (run.plan, run.prediction))
+    plan, own = (found if isinstance(found, dict) else {} for found in (plan, own))
+    rows = []
+    for name in [*plan, *(name for name in own if name not in plan)]:
+        title = prediction_title(name, lang)
+        if name in own:
+            rows.append((name, word("by_ladder", title=title), own[name]))
+        if name in plan:
+            rows.append((name, word("by_plan", title=title) if name in own else title, plan[name]))
+    return rows
+
+
+def ladder_seal(run: Record, word: Word) -> str:
+    """Whether prediction.json is the one the ledger sealed before the run; "" without one."""
+    if not run.prediction:
+        return ""
+    sealed = run.spending.prediction_sha256 if run.spending else None
+    if sealed is None:
+        return word("ladder_seal_none")
+    kept = sealed == folder.prediction_digest(run.path)
+    return word("ladder_seal_kept" if kept else "ladder_seal_broken")
 
 
 def seal(run: Record) -> str:
@@ -285,6 +309,9 @@ def event_detail(kind: str, event: dict[str, Any], word: Word) -> str:
         "value": event.get("value", event.get(channel, UNKNOWN)),
         "val_loss": event.get("val_loss", UNKNOWN),
         "best_val_loss": event.get("best_val_loss", UNKNOWN),
+        "low": event.get("low", UNKNOWN),
+        "high": event.get("high", UNKNOWN),
+        "sha256": str(event.get("sha256", UNKNOWN))[:16],
         "tokens_per_s": count(number(dig(event, "clock", "tokens_per_s"))),
         "usual_tokens_per_s": count(number(dig(event, "clock", "usual_tokens_per_s"))),
     }

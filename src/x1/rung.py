@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from x1 import checkpoint, evaluate, folder, hardware, ladder, train
+from x1 import checkpoint, evaluate, folder, hardware, ladder, ladder_law, train
 from x1.ladder import Run
 from x1.text import UserError
 
@@ -31,7 +31,7 @@ def climb(place: Path, names: list[str]) -> int:
         if ladder.is_done(place, run):
             continue
         if run.rung == definition.held_back:
-            ladder.start_held_back(place)
+            ladder_law.start_held_back(place)
         begin(place, run, runs)
         code = train.train(ladder.folder_of(place, run))
         if code == train.EXIT_CODES["gave-up"] or skipped(place, run):

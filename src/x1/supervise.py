@@ -125,45 +125,68 @@ def open_meter(run: Path, config: RunConfig, at: Instant) -> Meter:
     reader = price.Reader(config)
     read, digest = reader.read(at), plan.plan_digest(run)
     money.positive("price_usd_per_hour", read.usd_per_hour)
-    amounts = planned_amounts(run, config)
     own = money.hardware(config.money.hardware).own
     if ledger.exists(run):
         if ledger.read_ledger(run).plan_sha256 != digest:
             raise UserError("supervise.other_plan", path=run / folder.PLAN)
+        check_prediction(run)
         check_witnesses(run)
         book = ledger.resume(run, at, None if own else deadman.machine_started(at, []))
         book = ledger.set_price(run, book, at, read)
     elif (run / folder.METRICS).exists():
         raise UserError("ledger.missing", path=run / folder.LEDGER)
     else:
-        limits, spent = config.money, deadman.spent_before(config)
+        spent = deadman.spent_before(config)
         began = at if own else deadman.machine_started(at, [book for _, book in spent])
-        book = ledger.start(run, began, read, limits.ceiling_usd, limits.lab_budget_usd, digest,
-                            amounts.get("alert_line_usd"))  # fmt: skip
-        for where, other in spent:
-            book = ledger.carry(run, book, began, other.spent_usd, str(where))
+        book = open_ledger(run, config, began, read, spent)
         if began != at:
             book = ledger.charge(run, book, at)
-    left_usd = ledger.left_usd(book)
-    planned_usd = amounts.get("reserve_usd", book.ceiling_usd) - float(book.spent_usd)
-    reserve_usd = min(planned_usd, left_usd) if planned_usd > 0 else left_usd
-    book = ledger.reserve(run, book, at, reserve_usd)
+    book = reserve_most(run, config, book, at)
+    sealed = folder.prediction_digest(run)
+    if sealed is not None and book.prediction_sha256 is None:
+        book = ledger.seal_prediction(run, book, at, sealed)
     return Meter(run, config, book, reader, price_tried_ms=at.boot_ms, price_read_ms=at.boot_ms,
                  usd_per_hour=book.price.usd_per_hour)  # fmt: skip
+
+
+def open_ledger(
+    run: Path, config: RunConfig, at: Instant, read: ledger.Price, spent: list[tuple[Path, Ledger]]
+) -> Ledger:
+    """The first lines of a run's ledger: its limits, and the dollars of those that count in it."""
+    limits, amounts = config.money, planned_amounts(run, config)
+    book = ledger.start(run, at, read, limits.ceiling_usd, limits.lab_budget_usd,
+                        plan.plan_digest(run), amounts.get("alert_line_usd"))  # fmt: skip
+    for where, other in spent:
+        book = ledger.carry(run, book, at, other.spent_usd, str(where))
+    return book
+
+
+def reserve_most(run: Path, config: RunConfig, book: Ledger, at: Instant) -> Ledger:
+    """Set aside the most the run may still cost: what its plan says, never more than is left."""
+    left_usd = ledger.left_usd(book)
+    planned_usd = planned_amounts(run, config).get("reserve_usd", book.ceiling_usd) - float(
+        book.spent_usd
+    )
+    reserve_usd = min(planned_usd, left_usd) if planned_usd > 0 else left_usd
+    book = ledger.reserve(run, book, at, reserve_usd)
+    return book
 
 
 def planned_amounts(run: Path, config: RunConfig) -> dict[str, float]:
     """The plan's alert line and reserve, of what this run's ledger will see.
 
-    The plan counts the ladder. Where the ladder's own ledger is counted too (`money.counted`), its
-    dollars are carried into this one, and the plan's amounts hold as they are; otherwise they are
-    taken out of both, or the run could cost as much more before anybody is told.
+    The plan counts the ladder. Where it is climbed in this run's folder, under this ledger, or its
+    own ledger is counted too (`money.counted`) and its dollars are carried into this one, the
+    plan's amounts hold as they are; otherwise they are taken out of both, or the run could cost as
+    much more before anybody is told.
     """
     if not (run / folder.PLAN).exists():
         return {}
     record = plan.read_plan(run)
     amounts = {name: usd for name, usd in record["money"].items() if usd is not None}
     ladder = next((e["usd"] for e in record.get("lines", []) if e["item"] == "ladder"), None)
+    if (run / folder.LADDER).is_dir():
+        return amounts
     if ladder and ladder["value"] and not config.money.counted:
         for name, usd in (
             ("alert_line_usd", money.alert_line_usd(ladder["value"])),
@@ -172,6 +195,18 @@ def planned_amounts(run: Path, config: RunConfig) -> dict[str, float]:
             if amounts.get(name, 0.0) > usd:
                 amounts[name] = money.round_usd(amounts[name] - usd)
     return amounts
+
+
+def check_prediction(run: Path) -> None:
+    """What the run's own ladder predicts is written and sealed before the run, and stays as it is.
+
+    Raises UserError if prediction.json has changed or gone since it was sealed, or comes late.
+    """
+    sealed, found = ledger.read_ledger(run).prediction_sha256, folder.prediction_digest(run)
+    if sealed is None and found is not None and (run / folder.METRICS).exists():
+        raise UserError("supervise.late_prediction", path=run / folder.PREDICTION)
+    if sealed is not None and sealed != found:
+        raise UserError("supervise.other_prediction", path=run / folder.PREDICTION)
 
 
 def check_witnesses(run: Path) -> None:
@@ -292,7 +327,9 @@ class Progress:
 
 
 def _sizes(run: Path) -> tuple[int, ...]:
-    logs = (run / folder.METRICS, run / folder.EVENTS, run / folder.SAMPLES)
+    names = (folder.METRICS, folder.EVENTS, folder.SAMPLES, folder.EVALUATION)
+    rungs = sorted((run / folder.LADDER).glob("runs/*"))  # of its own ladder, trained before it
+    logs = [place / name for place in (run, *rungs) for name in names]
     return tuple(log.stat().st_size if log.exists() else 0 for log in logs)
 
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from x1 import checkpoint, data, evaluate, folder, hardware, ledger, stability
+from x1 import checkpoint, data, evaluate, folder, hardware, ledger, stability, track
 from x1.config import RunConfig
 from x1.model import Transformer, initial_values, initialise
 from x1.optim import build_optimizers, learning_rate
@@ -44,12 +44,17 @@ from x1.text import UserError, say
 EXIT_CODES = {"done": 0, "gave-up": 3, "stopped": 130}
 
 
+def ignore(line: dict[str, Any]) -> None:
+    """What a run that is not tracked does with a line."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What stays the same from the first step to the last.
 
     `model` has the parameters, `network` is what is called to train: the same object, or the
     model wrapped for several ranks. `micro_batch` counts sequences per forward pass and rank.
+    `track` is told each line of metrics.jsonl.
     """
 
     run: Path
@@ -60,6 +65,7 @@ class Job:
     network: nn.Module
     optimizers: list[torch.optim.Optimizer]
     micro_batch: int
+    track: Callable[[dict[str, Any]], None] = ignore
 
 
 @dataclass
@@ -92,7 +98,8 @@ def train(run: Path) -> int:
         share_batch(config, ranks)
         model, network, optimizers = assemble(config, ranks)
         micro_batch = hardware.micro_batch(run, config, ranks)
-        job = Job(run, config, dataset, ranks, model, network, optimizers, micro_batch)
+        tracker = stack.enter_context(track.opened(run, config)) if ranks.first else ignore
+        job = Job(run, config, dataset, ranks, model, network, optimizers, micro_batch, tracker)
         if ranks.first:
             if not (run / folder.MANIFEST).exists():
                 data.verify(data.path_of(config))
@@ -315,6 +322,7 @@ def log_step(
         },
     }
     folder.append_line(job.run / folder.METRICS, line)
+    job.track(line)
     slowed = pace.slowed(seconds)
     if slowed:
         recent, usual = (round(tokens / value, 1) for value in slowed)
@@ -344,6 +352,7 @@ def milestone(job: Job, at: Position) -> None:
         overfits = at.detector.overfits(score.nats_per_token)
         if job.ranks.first:
             folder.append_line(job.run / folder.METRICS, line)
+            job.track(line)
             if overfits:
                 record_overfitting(job, at, score.nats_per_token)
     if at.step in config.sample.milestones:
@@ -391,6 +400,7 @@ def save(job: Job, at: Position, reason: str) -> None:
         "skipped": {str(index): why for index, why in sorted(at.skipped.items())},
         "detector": at.detector.state(),
         "plan_sha256": folder.plan_digest(job.run),
+        "prediction_sha256": folder.prediction_digest(job.run),
         "ledger_checksum": ledger.last_checksum(job.run),  # a witness: see supervise
     }
     path = checkpoint.write(job.run, at.step, weights, moments, state)

@@ -12,6 +12,7 @@ import re
 import symtable
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,13 @@ def graded(cells: Sequence[CodeCell], exercise: str) -> Graded:
     return Graded(exercise, cell.place, tuple(imports), Part(cell.place, 1, python(cell.text)))
 
 
+@lru_cache(maxsize=512)
 def parsed(cell: CodeCell) -> ast.Module | None:
-    """The statements of another cell than the graded one: what is not Python there is not read."""
+    """The statements of another cell than the graded one: what is not Python there is not read.
+
+    Kept, because a check of a lab grades thousands of answers among the same other cells; no one
+    changes what is returned.
+    """
     try:
         return parse(cell)
     except UserError:
