@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 # Material announces a later MkDocs at every build; versions are pinned here.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help rehearsal test labs-full lab site site-serve figures stale clean
+.PHONY: help rehearsal test labs-full lab site site-serve site-publish figures stale clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make labs-full   every lab in the learner's setting, its time written down"
 	@echo "make lab         JupyterLab with the kernel X1"
 	@echo "make site        build the site into site/; make site-serve: read it at localhost:8000"
+	@echo "make site-publish TO=PLACE   build the site and put it on a static host; see docs/publish.md"
 	@echo "make figures     write again the figures and tables the site computes from the package"
 	@echo "make stale       measured results that the code has outgrown"
 	@echo "make clean       remove what was built (runs/, data/ and work/ are yours and stay)"
@@ -41,6 +42,11 @@ help:
 
 .make/site: .make/venv pyproject.toml
 	$(PIP) --group site
+	$(PIP) --no-deps -e .
+	@touch $@
+
+.make/publish: .make/site
+	$(PIP) --group publish
 	@touch $@
 
 .make/dev: .make/core
@@ -68,6 +74,11 @@ site: .make/site
 
 site-serve: .make/site
 	$(BIN)/mkdocs serve
+
+site-publish: .make/publish
+	@test -n "$(TO)" || { echo "Say where: make site-publish TO=PLACE (see docs/publish.md) / Di dónde: make site-publish TO=LUGAR (véase docs/publish.es.md)"; exit 2; }
+	$(BIN)/mkdocs build --strict
+	$(BIN)/rclone sync --stats-one-line --stats-log-level NOTICE site/ "$(TO)"
 
 figures: .make/core
 	$(BIN)/python docs/figures.py

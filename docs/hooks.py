@@ -20,6 +20,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import hooks_measured
 from mkdocs.plugins import event_priority
 
 MEASURED = Path(__file__).parent / "measured"
@@ -48,8 +49,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         )
 
     def rows(template: re.Match[str]) -> str:
-        file = json.loads((Path(__file__).parent / template[2]).read_text("utf-8"))
-        return "".join(fill(template[3], row) for row in file[template[1]])
+        path = Path(__file__).parent / template[2]
+        try:
+            return "".join(
+                fill(template[3], row) for row in json.loads(path.read_text("utf-8"))[template[1]]
+            )
+        except (OSError, KeyError) as error:
+            log.warning("%s: no table of '%s': %r", page.file.src_uri, template[1], error)
+            return ""
 
     return audits(ROWS.sub(rows, TEMPLATE.sub(results, markdown)), "es" if spanish else "en")
 
@@ -66,6 +73,13 @@ def on_page_context(context: Any, page: Any, config: Any, nav: Any) -> Any:
     for language in config.extra.alternate:
         language["link"] = page.file.alternates[language["lang"]].url
     return context
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The theme's script asks for a sitemap beside each page that it finds by this very attribute;
+    with relative links there is none. The space changes nothing for anybody else.
+    """
+    return output.replace('<link rel="alternate" ', '<link rel="alternate " ')
 
 
 def on_post_template(output: str, template_name: str, config: Any) -> str:
@@ -87,13 +101,14 @@ def fields(path: Path, spanish: bool) -> dict[str, str]:
             text = one_line(record[name])
             prose = name not in ("command", "date")
             said[name] = f'<span lang="en">{text}</span>' if spanish and prose else text
+    said["plots"] = hooks_measured.shown(path, "es" if spanish else "en")
     return said
 
 
 def one_line(value: Any) -> str:
     """A field as text: a record as `key: value` pairs."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {part}" for key, part in value.items())
+        return ", ".join(f"{key}: {part}" for key, part in value.items() if part is not None)
     return str(value)
 
 

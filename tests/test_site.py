@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import hooks_path
+import hooks_reference
+import hooks_stages
 import pytest
 from typer.main import get_command
 
@@ -21,6 +23,9 @@ SOURCES = [*DOCS.rglob("*.md"), *(DOCS / "chapters").glob("*.md")]  # rglob foll
 PAGES = sorted(path for path in set(SOURCES) if not path.name.endswith(".es.md"))
 TWINS = [(page, page.with_suffix(".es.md")) for page in [ROOT / "README.md", *PAGES]]
 READMES = [ROOT / "README.md", ROOT / "README.es.md"]
+LABS = [stage.name for stage in hooks_stages.stages(ROOT) if stage.lab]
+PATH = [hooks_path.PAGE] if hooks_path.is_there(ROOT) else []
+REFERENCE = [page["id"] for page in hooks_reference.groups()]
 LOADED = {"src", "srcset", "poster", "data"}  # attributes whose target the browser fetches itself
 
 
@@ -74,26 +79,19 @@ def heading(page: Path) -> str:
     )
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site; whoever asks a proxy for another host gets none."""
-    folder = tmp_path_factory.mktemp("site")
-    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, **nowhere, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 def test_every_page_is_there_in_both_languages(site: Path) -> None:
     """A missing twin would be served in English under /es/ without a warning."""
     sources = [side for pair in TWINS[1:] for side in pair]
-    assert sorted(built(site, page) for page in sources) == sorted(site.rglob("*.html"))
+    made = [
+        DOCS / folder / f"{name}{suffix}"
+        for folder, names in (("", PATH), ("labs", LABS), ("reference", REFERENCE))
+        for name in names
+        for suffix in (".md", ".es.md")
+    ]
+    pages = sorted(built(site, page) for page in [*sources, *made])
+    assert pages == sorted(site.rglob("*.html"))
+    for page in made:
+        assert Page(built(site, page)).language == ("es" if ".es." in page.name else "en"), page
     for page in sources:
         shown = Page(built(site, page))
         assert shown.language == ("es" if page.name.endswith(".es.md") else "en"), page
