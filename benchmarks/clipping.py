@@ -1,4 +1,4 @@
-"""Which explosion does clipping save? python benchmarks/clipping.py --out FILE
+"""Which explosion does clipping save you from? python benchmarks/clipping.py --out FILE
 
 Seven ways to break a run, each with one remedy at a time: a transformer small enough to train
 hundreds of times, on the generated corpus, in a loop of its own, because the package's never
