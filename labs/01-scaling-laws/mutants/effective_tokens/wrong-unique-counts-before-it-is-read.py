@@ -1,0 +1,8 @@
+# caught by: test_fresh_tokens_count_in_full
+# exercise: effective_tokens
+import math
+
+
+def effective_tokens(unique, total, R):
+    repeats = max(0, total / unique - 1)
+    return unique + unique * R * (1 - math.exp(-repeats / R))

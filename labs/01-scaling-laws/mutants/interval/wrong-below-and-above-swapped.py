@@ -1,0 +1,15 @@
+# caught by: test_most_residuals_on_one_side
+# exercise: interval
+import math
+
+import numpy as np
+
+
+def interval(laws, residuals, N, D, level):
+    a, b, e, alpha, beta = np.asarray(laws).T
+    curve = np.exp(a - alpha * np.log(N)) + np.exp(b - beta * np.log(D)) + np.exp(e)
+    n = len(residuals)
+    scatter = np.asarray(residuals) * math.sqrt(n / (n - 5))
+    losses = np.outer(curve, np.exp(-scatter))
+    low, high = np.quantile(losses, [(1 - level) / 2, (1 + level) / 2])
+    return low, high

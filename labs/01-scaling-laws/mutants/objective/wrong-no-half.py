@@ -1,0 +1,10 @@
+# caught by: test_it_is_what_torch_computes
+# exercise: objective
+import numpy as np
+
+
+def objective(theta, N, D, loss, delta):
+    a, b, e, alpha, beta = theta
+    predicted = np.logaddexp(np.logaddexp(a - alpha * np.log(N), b - beta * np.log(D)), e)
+    size = np.abs(predicted - np.log(loss))
+    return np.where(size <= delta, size**2, delta * (2 * size - delta)).sum()

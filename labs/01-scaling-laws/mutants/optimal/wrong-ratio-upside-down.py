@@ -1,0 +1,10 @@
+# caught by: test_no_other_split_is_better
+# exercise: optimal
+import math
+
+
+def optimal(law, C, head):
+    a, b, _, alpha, beta = law
+    ratio = beta * math.exp(b) / (alpha * math.exp(a))
+    N = (ratio * (C / 6) ** beta) ** (1 / (alpha + beta))
+    return N, C / (6 * (N + head))

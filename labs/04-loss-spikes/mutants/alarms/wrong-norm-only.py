@@ -1,0 +1,21 @@
+# caught by: test_a_jump_that_stays
+# exercise: alarms
+def alarms(losses, grad_norms):
+    def stands_out(value, history, least):
+        recent = history[-24:]
+        changes = [b - a for a, b in pairwise(recent)]
+        centre = median(changes)
+        spread = median(abs(change - centre) for change in changes)
+        return value - median(history[-8:]) > max(10 * spread, least)
+
+    quiet, norms, raised = [], [], []
+    for loss, norm in zip(losses, grad_norms, strict=True):
+        alarm = not (math.isfinite(loss) and math.isfinite(norm))
+        if not alarm:
+            size = math.log(norm + 1e-12) if norm > -1 else -30.0
+            if len(quiet) >= 16:
+                alarm = stands_out(size, norms, math.log(20))
+            if not alarm:
+                quiet, norms = [*quiet, loss], [*norms, size]
+        raised.append(alarm)
+    return raised

@@ -1,0 +1,8 @@
+# caught by: test_where_rounding_decides
+# exercise: loss_scale
+def loss_scale(gradients):
+    largest = float(gradients.abs().max())
+    scale = 2.0 ** math.floor(math.log2(65504 / largest))
+    there = gradients[gradients != 0].double()
+    lost = ((there * scale).half() == 0).double().mean().item()
+    return scale, lost

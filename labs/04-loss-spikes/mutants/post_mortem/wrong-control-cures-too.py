@@ -1,0 +1,15 @@
+# caught by: test_each_change_is_one_other_setting
+# exercise: post_mortem
+def post_mortem(incident):
+    return {
+        "a": {
+            "cause": "gradient-burst",
+            "fix": {"optim.clip": 1.0},
+            "control": {"optim.clip": 0.5},
+        },
+        "b": {
+            "cause": "attention-logits",
+            "fix": {"model.qk_norm": True},
+            "control": {"optim.clip": 1.0},
+        },
+    }[incident]

@@ -1,0 +1,7 @@
+# caught by: test_what_was_trained_on_since_is_skipped
+# exercise: recover
+def recover(checkpoints, skipped, alarm_step, window):
+    good = [step for step in checkpoints if step + window <= alarm_step]
+    back = max(good, default=0)
+    kept = [i for i in range(alarm_step + len(skipped) + 1) if i not in skipped]
+    return back, sorted({*skipped, *kept[back:], *range(alarm_step, alarm_step + 100)})
