@@ -79,6 +79,13 @@ def test_a_notebook_from_its_first_cell_to_a_pass(copy):
     assert grades == ["not_started", "wrong", "passed", "broken"]
 
 
+def test_a_plots_words_are_in_the_copys_language_from_the_first_cell_on(copy, monkeypatch):
+    monkeypatch.delenv("X1_LANG", raising=False)
+    work.make(copy, "es", copy.notebook)
+    ((printed, fault),) = run(copy, 'from x1.course import label\nprint(label("loss"))')
+    assert (printed, fault) == ("pérdida\n", None)
+
+
 def test_the_spanish_notebook_speaks_spanish(copy, monkeypatch):
     set_language(None)
     for name in ("X1_LANG", "LANG", "LC_ALL"):

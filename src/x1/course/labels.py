@@ -10,6 +10,7 @@ import re
 import tokenize
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -42,12 +43,22 @@ def label(term: str, lang: str | None = None) -> str:
 
     A term that only one lab needs is in its lab.toml, under `labels`.
     """
+    speak_like_the_copy(Path.cwd())
     terms = glossary()
     if term not in terms:
         terms = {**terms, **labels_of_the_lab()}
     if term not in terms:
         raise UserError("author.unknown_label", term=term, nearest=nearest(term, list(terms)))
     return terms[term][lang or language()]
+
+
+@cache
+def speak_like_the_copy(here: Path) -> None:
+    """From the first plot of a kernel on, the language of the work copy in this folder, if any."""
+    from x1.course import work
+
+    with suppress(UserError, OSError):
+        work.copy_here(here)
 
 
 def labels_of_the_lab() -> dict[str, dict[str, str]]:
