@@ -13,6 +13,7 @@ LOOP = ("config", "data", "evaluate", "model", "optim", "ranks", "stability", "t
 # What a result depends on where that is not the training loop, by the file's name.
 OTHERS = {
     "corpus-settings": (*LOOP, "corpus"),
+    "clipping": ("corpus", "data", "model", "tokenizer"),
     "damage": ("checkpoint", "saved", "folder"),
     "kills": (*LOOP, "checkpoint", "saved", "folder"),
     "rehearsal": (*LOOP, "corpus"),
@@ -20,6 +21,9 @@ OTHERS = {
     "mfu-cpu": ("config", "flops", "ladder", "model", "train"),
     "scaling-fit": ("scaling",),
     "first-loss": (*LOOP, "corpus"),
+    "explosions": (*LOOP, "drill", "injections"),
+    "verify": (*LOOP, "corpus", "replay"),
+    "launch": ("launch", "launch_send", "launch_fetch", "launch_machine", "launch_ssh", "ssh"),
     "guard": ("guard", "ledger", "supervise", "price", "deadman", "money"),
     "guard-checks": ("guard", "ledger", "supervise", "price", "deadman", "keeper"),
 }
