@@ -166,10 +166,17 @@ class Browser:
         return result["result"].get("value")
 
     def wait_for(self, expression: str) -> Any:
-        """The first truthy value of an expression. Raises TimeoutError without one in time."""
+        """The first truthy value of an expression, on this page or on the one that it leads to.
+
+        Raises TimeoutError without one in time.
+        """
         for _ in range(int(LONGEST_S / 0.05)):
-            if value := self.run(expression):
-                return value
+            try:
+                if value := self.run(expression):
+                    return value
+            except RuntimeError as fault:  # asked in the moment between two pages
+                if "navigated" not in str(fault) and "context" not in str(fault):
+                    raise
             time.sleep(0.05)
         raise TimeoutError(expression)
 

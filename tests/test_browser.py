@@ -235,7 +235,7 @@ def test_the_other_language_is_one_click_away_on_the_same_page(browser, address,
     browser.size(1280)
     browser.open(f"{address}{place}")
     for folder, language in (("es/", "es"), ("", "en")):
-        browser.run("document.querySelector('.x1-language').click()")
+        browser.run("setTimeout(() => document.querySelector('.x1-language').click())")
         there = f"{address}{folder}{place}"
         browser.wait_for(f"location.href === '{there}' && document.readyState === 'complete'")
         assert browser.run("document.documentElement.lang") == language

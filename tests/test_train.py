@@ -13,6 +13,7 @@ import torch
 from x1 import checkpoint, data, folder, stability, train
 from x1.ranks import Ranks
 from x1.stability import Detector
+from x1.text import UserError
 from x1.train import Job, Position
 
 STEPS = 60
@@ -211,7 +212,11 @@ def test_constant_batches_are_logged_as_benign_and_nothing_is_undone(make_run, t
 
 @pytest.mark.parametrize("inject", ['["lr-x10@3"]', '["lr-x100@99"]', '["lr-x100"]'])
 def test_an_impossible_injection_is_refused(make_run, trainer, inject):
-    run = make_run("run", "train.steps=20", f"stability.inject={inject}")
+    with pytest.raises(UserError):
+        make_run("refused", "train.steps=20", f"stability.inject={inject}")
+    run = make_run("run", "train.steps=20")
+    path = run / folder.CONFIG
+    path.write_text(path.read_text().replace("inject = []", f"inject = {inject}"))
     said = finish(trainer(run), code=2)
     assert json.loads(inject)[0] in said and "Traceback" not in said
 
