@@ -491,7 +491,7 @@ def test_the_state_is_in_the_address_and_comes_back(page: "Page") -> None:
     # A link within the page leaves the state alone, and the twin takes it over.
     page.run("document.querySelector('a[href=\"#lines\"]').click()")
     assert shown() == before and page.run("location.hash") == "#lines"
-    page.run("document.querySelector('a[hreflang=es]').click()")
+    page.run("setTimeout(() => document.querySelector('a[hreflang=es]').click())")
     page.tab.wait_for("location.pathname.startsWith('/es/')")
     page.tab.wait_for("document.getElementById('planner-command')?.textContent")
     assert page.text("command") == before[-1]
