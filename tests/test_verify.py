@@ -1,7 +1,9 @@
 """Verify: an honest run holds, and every way to pass by editing files is found."""
 
 import json
+import random
 import shutil
+from contextlib import suppress
 from datetime import UTC, date, datetime
 
 import pytest
@@ -189,6 +191,22 @@ def test_another_models_weights_are_found(finished):
     assert found["weights"] == "refuted" and found["held_out"] == "refuted"
 
 
+def test_tensors_of_another_shape_are_found_and_too_little_memory_refutes_nothing(
+    finished, monkeypatch
+):
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as small:
+        small.setattr(verify.replay, "relive", full)
+        only(verify.verify(finished, 2, 0), "window", "unanswered")
+    path = finished / folder.MODEL / "model.safetensors"
+    weights = {name: tensor[..., :1].clone() for name, tensor in load_file(path).items()}
+    save_file(weights, path, verify.shipped_metadata(finished))
+    found = verdicts(verify.verify(finished, 2, 0))
+    assert found["weights"] == "refuted" and found["held_out"] == "refuted"
+
+
 def test_a_step_left_out_and_a_batch_that_was_not_its_turn_are_found(finished):
     edit_lines(finished, folder.METRICS, lambda line: line | {"step": 10_000 + line["step"]}
                if line["step"] == 50 and "loss" in line else line)  # fmt: skip
@@ -279,3 +297,40 @@ def test_nothing_of_the_run_but_its_verification_is_written(finished):
     verify.verify(finished, 2, 0)
     after = contents()
     assert after.pop(finished / verify.VERIFICATION) and after == before
+
+
+JUNK = (None, True, -1, 1e308, "", "x", [], {}, [1, 2], {"a": 1}, "2026-13-45")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_junk_in_a_strangers_folder_is_never_a_traceback(finished, seed):
+    """Every value of every file, one in twenty replaced by something of another kind."""
+    generator = random.Random(seed)
+
+    def spoil(value, depth=0):
+        if generator.random() < 0.05 and depth:
+            return generator.choice(JUNK)
+        if isinstance(value, dict):
+            return {name: spoil(part, depth + 1) for name, part in value.items()}
+        return [spoil(part, depth + 1) for part in value] if isinstance(value, list) else value
+
+    names = (folder.METRICS, folder.EVENTS, folder.LEDGER, folder.MANIFEST, folder.EVALUATION,
+             folder.PLAN)  # fmt: skip
+    for name in (names[seed % len(names)], generator.choice(names)):
+        if name.endswith(".jsonl"):
+            edit_lines(finished, name, spoil)
+        else:
+            path = finished / name
+            path.write_text(json.dumps(spoil(folder.read_json(path))), "utf-8")
+    with suppress(UserError):
+        assert verify.verify(finished, 2, seed)["level"] in ("refuted", "incomplete", "rehearsed")
+
+
+def test_a_line_without_its_clock_and_an_event_without_its_name_are_no_traceback(finished):
+    edit_lines(
+        finished, folder.METRICS, lambda line: {k: v for k, v in line.items() if k != "clock"}
+    )
+    assert verify.verify(finished, 0, 0)["level"] == "refuted"
+    edit_lines(finished, folder.EVENTS, lambda line: {})
+    with pytest.raises(UserError):
+        verify.verify(finished, 0, 0)

@@ -28,6 +28,7 @@ from x1 import (
     evaluate,
     flops,
     folder,
+    hardware,
     history,
     ledger,
     plan,
@@ -55,6 +56,10 @@ WINDOW_NATS = {"fp32": 2e-2, "bf16": 5e-2}
 SCORE_NATS = {"fp32": 1e-4, "bf16": 5e-3}
 UNSEEN_S = 60.0  # of training that the ledger may not have seen: what a kill cuts off
 
+# What the trainer never writes, a stranger may have: fields missing or of another kind, tensors of
+# another shape. It can raise nearly anything.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+LONGEST_FAULT = 120
 SAVING_SHARE, SAVING_S = 0.2, 5.0  # of an attempt's time: checkpoints, samples, what is not logged
 
 Verdict = Literal["holds", "refuted", "unanswered"]
@@ -95,7 +100,7 @@ def verify(run: Path, window: int = WINDOW_STEPS, seed: int | None = None) -> Js
     Raises UserError if `run` is not a run that has been trained to its end.
     """
     config = folder.open_run(run)
-    if not folder.events(run, "finish"):
+    if not any(e.get("event") == "finish" for e in folder.read_lines(run / folder.EVENTS)):
         raise UserError("verify.unfinished", run=run)
     drawn = secrets.randbits(32) if seed is None else seed
     manifest = folder.read_json(run / folder.MANIFEST)
@@ -123,6 +128,11 @@ def examine(name: str, check: Callable[[Case], str], case: Case) -> Finding:
         return Finding(name, "unanswered", str(gap))
     except UserError as fault:  # the package's own refusals: a broken ledger, other data
         return Finding(name, "refuted", str(fault))
+    except MALFORMED as fault:
+        if isinstance(fault, RuntimeError) and hardware.is_out_of_memory(fault):
+            return Finding(name, "unanswered", say("verify.no_memory"))
+        what = f"{type(fault).__name__}: {fault}"[:LONGEST_FAULT]
+        return Finding(name, "refuted", say("verify.malformed", fault=what))
 
 
 def level(case: Case, findings: list[Finding]) -> str:
