@@ -1,7 +1,9 @@
 """The gate before every launch, and a launch on this machine."""
 
 import json
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -150,6 +152,46 @@ def test_a_plan_whose_dollars_were_edited(tmp_path: Path) -> None:
     run = planned(tmp_path / "run")
     edit(run, lambda record: record["money"].update(plan_usd=1.0))
     assert refusal(run).key == "launch.wrong_sentence"
+
+
+JUNK = (None, True, -1, 1e308, "", "x", [], {}, [1, 2], {"a": 1}, "2026-13-45")
+
+
+def test_a_plan_in_another_form_is_one_sentence(tmp_path: Path) -> None:
+    """Every value of plan.json, one in twelve replaced by something of another kind."""
+    run = planned(tmp_path / "run")
+    record, refused = json.loads((run / folder.PLAN).read_text()), 0
+    for seed in range(200):
+        draw = random.Random(seed)
+
+        def spoil(value: Any, depth: int = 0, draw: random.Random = draw) -> Any:
+            if draw.random() < 1 / 12 and depth:
+                return draw.choice(JUNK)
+            if isinstance(value, dict):
+                return {name: spoil(part, depth + 1) for name, part in value.items()}
+            return [spoil(part, depth + 1) for part in value] if isinstance(value, list) else value
+
+        (run / folder.PLAN).write_text(json.dumps(spoil(record)))
+        try:
+            gate(run)
+        except UserError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("field", ["reserve_usd", "plan_usd"])
+def test_dollars_that_are_no_number_are_not_under_the_ceiling(tmp_path: Path, field: str) -> None:
+    run = planned(tmp_path / "run")
+    record = json.loads((run / folder.PLAN).read_text())
+    record["money"][field] = math.nan
+    (run / folder.PLAN).write_text(json.dumps(record))
+    assert refusal(run).key in ("launch.over_ceiling", "launch.wrong_sentence")
+
+
+def test_a_rented_machine_without_a_dated_price(tmp_path: Path) -> None:
+    run = planned(tmp_path / "run")
+    edit(run, lambda record: record.update(price=None))
+    assert refusal(run).key == "launch.no_price_date"
 
 
 def test_a_finished_run(tmp_path: Path) -> None:

@@ -128,38 +128,67 @@ def gate(run: Path, config: RunConfig, today: date, accept_old_price: bool) -> C
     """
     if not (run / folder.PLAN).exists():
         raise UserError("launch.no_plan", run=run, preset=config.preset)
-    record = plan.read_plan(run)
-    if record["config_sha256"] != hashlib.sha256((run / folder.CONFIG).read_bytes()).hexdigest():
+    written = read_written(run)
+    if written.config_sha256 != hashlib.sha256((run / folder.CONFIG).read_bytes()).hexdigest():
         raise UserError("launch.other_config", run=run)
     if folder.events(run, "finish"):
         raise UserError("launch.finished", run=run)
-    reasons = [r[language()] for r in record["reasons"] if r["reason"] not in ASKED_AGAIN]
-    written = record["sentence"]["en"]
-    if written is None or reasons:
-        raise UserError("launch.refused", run=run, reasons=" ".join(reasons))
-    sentence = money.parse_cost_sentence(written)
-    if sentence.faults() or sentence.cost_usd != money.round_usd(record["money"]["plan_usd"]):
+    if written.sentence is None or written.reasons:
+        raise UserError("launch.refused", run=run, reasons=" ".join(written.reasons))
+    sentence = money.parse_cost_sentence(written.sentence)
+    if sentence.faults() or sentence.cost_usd != money.round_usd(written.plan_usd):
         raise UserError("launch.wrong_sentence", run=run)
     ceiling_usd = min(config.money.ceiling_usd, MOST_USD)
     if config.money.ceiling_usd > MOST_USD:
         raise UserError("launch.ceiling", ceiling=money.usd(config.money.ceiling_usd),
                         most=money.usd(MOST_USD))  # fmt: skip
-    if max(sentence.cost_usd, record["money"]["reserve_usd"] or 0.0) > ceiling_usd:
+    if not all(usd <= ceiling_usd for usd in (sentence.cost_usd, written.reserve_usd)):  # NaN too
         raise UserError("launch.over_ceiling", plan=money.usd(sentence.cost_usd),
                         ceiling=money.usd(ceiling_usd))  # fmt: skip
     if not sentence.own:
-        sentence = dated(sentence, record, today, accept_old_price)
+        sentence = dated(sentence, written.price_date, today, accept_old_price)
     check_ledger(run)
     return sentence
 
 
+@dataclass(frozen=True)
+class Written:
+    """What the gate goes by in plan.json; `reasons` are those against a launch, in words."""
+
+    config_sha256: str
+    reasons: list[str]
+    sentence: str | None
+    plan_usd: float
+    reserve_usd: float
+    price_date: date | None
+
+
+def read_written(run: Path) -> Written:
+    """Raises UserError if plan.json is not as `x1 plan` writes it: a person may have edited it."""
+    record = plan.read_plan(run)
+    try:
+        sentence, dated_price = record["sentence"]["en"], record["price"]
+        return Written(
+            str(record["config_sha256"]),
+            [str(r[language()]) for r in record["reasons"] if r["reason"] not in ASKED_AGAIN],
+            None if sentence is None else str(sentence),
+            float(record["money"]["plan_usd"] or 0.0),
+            float(record["money"]["reserve_usd"] or 0.0),
+            date.fromisoformat(dated_price["date"]) if dated_price else None,
+        )
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise UserError("folder.damaged", path=run / folder.PLAN) from None
+
+
 def dated(
-    sentence: CostSentence, record: Json, today: date, accept_old_price: bool
+    sentence: CostSentence, price_date: date | None, today: date, accept_old_price: bool
 ) -> CostSentence:
     """The sentence with the age its price has today. Raises UserError if that is too old."""
-    age_days = (today - date.fromisoformat(record["price"]["date"])).days
+    if price_date is None:
+        raise UserError("launch.no_price_date")
+    age_days = (today - price_date).days
     if age_days < 0:
-        raise UserError("launch.future_price", date=record["price"]["date"])
+        raise UserError("launch.future_price", date=price_date.isoformat())
     if age_days <= money.STALE_AFTER_DAYS:
         return replace(sentence, stale_days=0)
     if not accept_old_price:
