@@ -8,6 +8,7 @@ losers stay. With --out, results are added to those in the file.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -61,14 +62,32 @@ def matrices(size: str) -> list[torch.nn.Parameter]:
     return parameters
 
 
-def muon(kind: type[torch.optim.Muon], rounds: Any, size: str) -> Form:
+def muon(kind: type[torch.optim.Muon], way: Any, size: str) -> Form:
     rule = kind(matrices(size), lr=1e-3, adjust_lr_fn="match_rms_adamw")
 
     def step() -> None:
-        optim.ROUNDS = rounds
+        orthogonalise_by(way)
         rule.step()
 
     return step
+
+
+def orthogonalise_by(way: Any) -> None:
+    """Let optim.Muon use these rounds, or this function in place of `orthogonalise`."""
+    optim.ROUNDS = THREE if callable(way) else way
+    optim.orthogonalise = way if callable(way) else WHOLE
+
+
+def by_head(heads: int) -> Callable[[Tensor], Tensor]:
+    """Attention's square matrices in as many blocks of rows as there are heads, each by itself."""
+
+    def orthogonalise(matrices: Tensor) -> Tensor:
+        n, short, long = matrices.shape
+        if short != long:
+            return WHOLE(matrices)
+        return WHOLE(matrices.reshape(n * heads, short // heads, long)).reshape(n, short, long)
+
+    return orthogonalise
 
 
 def attention(dtype: torch.dtype, size: str, context: int | None = None) -> dict[str, float]:
@@ -89,8 +108,8 @@ def attention(dtype: torch.dtype, size: str, context: int | None = None) -> dict
     return pair(lambda: fused().backward(upstream), lambda: explicit().backward(upstream))
 
 
-def step(size: str, batch: int = 1, **settings: Any) -> Form:
-    """One training step of the package; `batch` times the sequences of the shape."""
+def step(size: str, batch: int = 1, passes: int = 1, **settings: Any) -> Form:
+    """One training step of the package; `batch` times the sequences of the shape, in `passes`."""
     layers, d, ff, heads, context, sequences = SIZES[size]
     shape = {"n_layers": layers, "n_heads": heads, "d_model": d, "d_ff": ff, "context": context}
     chosen = config.build(
@@ -102,7 +121,7 @@ def step(size: str, batch: int = 1, **settings: Any) -> Form:
     ids = torch.randint(257, (batch * sequences, context + 1))
 
     def one() -> None:
-        train.forward_backward(network, ids, len(ids), 0.0)
+        train.forward_backward(network, ids, len(ids) // passes, 0.0, chosen.train.compile)
         float(train.clip_gradients(network_of, 1.0))
         train.update(optimizers, 1e-3)
 
@@ -110,29 +129,31 @@ def step(size: str, batch: int = 1, **settings: Any) -> Form:
 
 
 def losses(text: Path, *variants: tuple[Any, dict[str, Any]]) -> list[float]:
-    """Held-out losses after 1.536M tokens in batches of 24, each with (rounds, settings)."""
+    """Held-out losses after 1.536M tokens in batches of 24, each with (way of Muon, settings)."""
     found = []
-    for rounds, settings in variants:
+    for way, settings in variants:
         chosen = config.build(
             "shakespeare-bytes",
             settings=tuple(f"{name}={value}" for name, value in settings.items()),
-            train={"steps": 1000, "batch_sequences": 24},
+            train={"steps": 1000, "batch_sequences": 24, "dtype": "bf16", "compile": True},
             data={"source": "text", "files": [str(text)], "tokenizer": "bytes"},
         )
         data.prepare(chosen, quiet=True)
         dataset = data.open_data(data.path_of(chosen))
-        optim.ROUNDS = rounds
-        network, _, optimizers = train.assemble(chosen, Ranks(0, 1, CPU))
+        orthogonalise_by(way)
+        torch.compiler.reset()
+        model, network, optimizers = train.assemble(chosen, Ranks(0, 1, CPU))
         for index in range(chosen.train.steps):
             ids = torch.from_numpy(data.batch(dataset.train, 0, index, 24, 64, 0, 1))
-            train.forward_backward(network, ids, 24, 0.0)
-            train.clip_gradients(network, 1.0)
+            train.forward_backward(network, ids, 24, 0.0, chosen.train.compile)
+            train.clip_gradients(model, 1.0)
             train.update(optimizers, optim.learning_rate(chosen.optim, index, 1000))
         found.append(round(held_out_loss(network, dataset, chosen, CPU).nats_per_token, 4))
     return found
 
 
-THREE = optim.ROUNDS
+THREE, WHOLE = optim.ROUNDS, optim.orthogonalise
+TWO = ((6.7524, -18.351, 13.2633), (2.5379, -1.8747, 0.4413))  # likewise, from [0.05, 1]
 
 
 def ideas(text: Path) -> dict[str, Callable[[], list[dict[str, Any]]]]:
@@ -157,12 +178,19 @@ def ideas(text: Path) -> dict[str, Callable[[], list[dict[str, Any]]]]:
         "muon_three_rounds": lambda: sizes(
             lambda size: pair(muon(optim.Muon, five, size), muon(optim.Muon, THREE, size))
         ),
+        "muon_by_head": lambda: sizes(
+            lambda size: pair(
+                muon(optim.Muon, THREE, size), muon(optim.Muon, by_head(SIZES[size][3]), size)
+            )
+        ),
+        "muon_by_head_loss": lambda: learn((THREE, {}), (by_head(4), {})),
+        "muon_two_rounds_loss": lambda: learn((THREE, {}), (TWO, {})),
         "muon_three_rounds_loss": lambda: learn((five, {}), (THREE, {})),
-        "muon_three_of_torchs_rounds_loss": lambda: learn((five, {}), (JORDAN * 3, {})),
+        "muon_three_of_ours_loss": lambda: learn((THREE, {}), (JORDAN * 3, {})),
         "attention_explicit_bf16": lambda: contexts(bf16, (64, 128, 256, 512, 1024)),
         "attention_explicit_fp32": lambda: contexts(fp32, (64, 256, 1024)),
         "bf16": lambda: sizes(lambda size: pair(step(size), step(size, dtype="bf16"))),
-        "bf16_loss": lambda: learn((THREE, {}), (THREE, {"train.dtype": "bf16"})),
+        "bf16_loss": lambda: learn((THREE, {"train.dtype": "fp32"}), (THREE, {})),
         "compile_bf16": lambda: sizes(
             lambda size: pair(step(size, dtype="bf16"), step(size, **fast))
         ),
@@ -170,8 +198,43 @@ def ideas(text: Path) -> dict[str, Callable[[], list[dict[str, Any]]]]:
             lambda size: per_token(pair(step(size, **fast), step(size, 4, **fast)), 4)
         ),
         "logits_in_bf16": lambda: sizes(logits_pair),
+        "smaller_passes": smaller_passes,
         "waiting": waiting,
     }
+
+
+PASSES_STEP = """
+import sys, ideas, torch
+torch.set_num_threads(2)
+ms = ideas.turns(ideas.step("width 384", passes=int(sys.argv[1]), dtype="bf16", compile=True))[0]
+print(ms, ideas.peak_mb())
+"""
+
+
+def peak_mb() -> int:
+    """The most memory this process has had, in MB; getrusage would count its parent's too."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024  # type: ignore[index]
+
+
+def smaller_passes() -> list[dict[str, Any]]:
+    """A step of 2,048 tokens at width 384 in one pass or several, each in a process of its own."""
+    rows = []
+    for passes in (1, 2, 4):
+        ms, peak = said_by(PASSES_STEP, {}, str(passes)).split()
+        tokens = f"{2048 // passes} tokens"
+        rows.append({"where": tokens, "step_ms": float(ms), "peak_mb": int(peak)})
+    return rows
+
+
+def said_by(program: str, environment: dict[str, str], *arguments: str) -> str:
+    """What a program that imports this file prints, in a process with this environment."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=inherited | environment | {"PYTHONPATH": str(ROOT / "benchmarks")},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
 
 
 WAYS_TO_WAIT = {
@@ -193,21 +256,14 @@ def waiting() -> list[dict[str, Any]]:
     """A training step at width 128, eager bf16, for each way OpenMP's threads can wait for each
     other: on a quiet machine, and beside two programs that never rest.
     """
-
-    def step_ms(environment: dict[str, str]) -> float:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
-        done = subprocess.run(
-            [sys.executable, "-c", TIMED_STEP],
-            env=inherited | environment | {"PYTHONPATH": str(ROOT / "benchmarks")},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        return float(done.stdout)
-
-    rows = [{"where": name, "quiet_ms": step_ms(way)} for name, way in WAYS_TO_WAIT.items()]
+    rows: list[dict[str, Any]] = [
+        {"where": name, "quiet_ms": float(said_by(TIMED_STEP, way))}
+        for name, way in WAYS_TO_WAIT.items()
+    ]
     burners = [subprocess.Popen(BURN) for _ in range(2)]
     try:
         for row, way in zip(rows, WAYS_TO_WAIT.values(), strict=True):
-            row["busy_ms"] = step_ms(way)
+            row["busy_ms"] = float(said_by(TIMED_STEP, way))
     finally:
         for burner in burners:
             burner.kill()
@@ -256,7 +312,7 @@ def main() -> None:
     for name in names or known:
         torch.manual_seed(0)
         record[name] = known[name]()
-        optim.ROUNDS = THREE
+        orthogonalise_by(THREE)
         print(name, json.dumps(record[name]), file=sys.stderr)
         if out:
             folder.write_json(out, record)

@@ -38,9 +38,9 @@ TRAIN_TOKENS = 1_536_000
 EVAL_ITERS = 300
 PEER_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 OUR_RATES = (3e-3, 6e-3)
-OUR_BATCH = 4  # times the peer's: Muon's iterations cost the same at any batch
+LARGER = 4  # times the peer's batch: Muon's rounds cost the same at any
 MODES = (("eager", False), ("compiled", True))
-PARTS = (1 / 8, 3 / 16, 1 / 4, 3 / 8)
+PARTS = (3 / 16, 1 / 4, 3 / 8)
 IN_BF16 = (
     "import runpy, sys, torch; torch.autocast('cpu', dtype=torch.bfloat16).__enter__();"
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -49,7 +49,7 @@ IN_BF16 = (
 
 @dataclass(frozen=True)
 class Size:
-    """A shape both can have, and the peer's batch."""
+    """A shape both can have, the peer's batch, and the one that ours learns with."""
 
     n_layers: int
     n_heads: int
@@ -57,6 +57,7 @@ class Size:
     d_ff: int  # SwiGLU's width at (nearly) the parameters of a GELU MLP of four times d_model
     context: int
     batch: int
+    our_batch: int
 
     def settings(self) -> tuple[str, ...]:
         fields = ("n_layers", "n_heads", "d_model", "d_ff", "context")
@@ -64,10 +65,10 @@ class Size:
 
 
 SIZES = {
-    "4 layers, width 128, context 64": Size(4, 4, 128, 320, 64, 12),
-    "6 layers, width 384, context 256": Size(6, 6, 384, 1024, 256, 8),
+    "4 layers, width 128, context 64": Size(4, 4, 128, 320, 64, 12, 48),
+    "6 layers, width 384, context 256": Size(6, 6, 384, 1024, 256, 8, 8),
 }
-TINY = {"1 layer, width 32, context 16": Size(1, 2, 32, 80, 16, 8)}
+TINY = {"1 layer, width 32, context 16": Size(1, 2, 32, 80, 16, 8, 32)}
 
 
 @dataclass
@@ -281,13 +282,17 @@ def losses(peer: Path, text: Path, size: Size) -> dict[str, Any]:
     good: the least part of the tokens, each a schedule of its own, that reaches the peer's best.
     """
     third = TRAIN_TOKENS // 3
-    found: dict[str, Any] = {"tokens": [third, TRAIN_TOKENS], "dtype": "bf16, compiled"}
+    found: dict[str, Any] = {
+        "git_commit": hardware.git_commit(),
+        "tokens": [third, TRAIN_TOKENS],
+        "dtype": "bf16, compiled",
+    }
     theirs = {rate: peer_loss(peer, size, rate, third) for rate in PEER_RATES}
     best = sorted(theirs, key=lambda rate: theirs[rate])[:2]
     final = {rate: peer_loss(peer, size, rate, TRAIN_TOKENS) for rate in best}
     found["nanogpt"] = [{str(r): loss for r, loss in tried.items()} for tried in (theirs, final)]
 
-    batch = OUR_BATCH * size.batch
+    batch = size.our_batch
     mine = {rate: our_loss(text, size, batch, rate, third) for rate in OUR_RATES}
     rate = min(mine, key=lambda rate: mine[rate])
     whole = our_loss(text, size, batch, rate, TRAIN_TOKENS)
@@ -321,7 +326,7 @@ def main() -> None:
         "what": "X1's trainer beside nanoGPT's on tiny Shakespeare, on a CPU",
         "what_es": "El entrenador de X1 junto al de nanoGPT con tiny Shakespeare, en una CPU",
         **provenance(2),
-        "peer": peer_commit(options.peer),
+        "peer": commit_of(options.peer, "karpathy/nanoGPT"),
         "sizes": {},
     }
     if out and out.exists():
@@ -335,7 +340,7 @@ def main() -> None:
         for name, size in [shapes[i] for i in options.size or range(len(shapes))]:
             row = record["sizes"].setdefault(name, {})
             if options.part != "loss":
-                batches = (size.batch, 2 * size.batch, OUR_BATCH * size.batch)
+                batches = (size.batch, 2 * size.batch, LARGER * size.batch)
                 measured = speed(copy, text, size, batches, options.modes)
                 known = {r["setting"]: r for r in (*row.get("speed", ()), *measured)}
                 row["speed"] = list(known.values())
@@ -365,25 +370,27 @@ def verdict(row: dict[str, Any], size: Size) -> dict[str, float]:
     rows = {r["setting"]: r for r in row["speed"]}
     fastest = max((r for n, r in rows.items() if "nanoGPT" in n), key=lambda r: r["tokens_per_s"])
     same = rows["X1 bf16 compiled"]
-    ours = rows[f"X1 bf16 compiled, batch {OUR_BATCH * size.batch}"]
+    larger = rows[f"X1 bf16 compiled, batch {LARGER * size.batch}"]
+    learning = same if size.our_batch == size.batch else larger
     sooner = row["loss"]["x1_sooner"][-1]
     reached = sooner["loss"] <= min(row["loss"]["nanogpt"][1].values())
-    seconds = sooner["tokens"] / ours["tokens_per_s"]
+    seconds = sooner["tokens"] / learning["tokens_per_s"]
     found = {
         "tokens_per_s_at_the_same_batch": same["tokens_per_s"] / fastest["tokens_per_s"],
-        "tokens_per_s_at_ours": ours["tokens_per_s"] / fastest["tokens_per_s"],
+        "tokens_per_s_at_the_larger": larger["tokens_per_s"] / fastest["tokens_per_s"],
         "peak_memory_at_the_same_batch": same["peak_mb"] / fastest["peak_mb"],
-        "peak_memory_at_ours": ours["peak_mb"] / fastest["peak_mb"],
+        "peak_memory_at_the_larger": larger["peak_mb"] / fastest["peak_mb"],
         "time_to_its_best_loss": seconds / (TRAIN_TOKENS / fastest["tokens_per_s"]),
     }
     return {k: round(v, 3) for k, v in found.items() if reached or k != "time_to_its_best_loss"}
 
 
-def peer_commit(peer: Path) -> str:
+def commit_of(peer: Path, name: str) -> str:
+    """The peer's name with the commit of its checkout."""
     done = subprocess.run(
         ["git", "-C", str(peer), "rev-parse", "HEAD"], capture_output=True, text=True
     )
-    return f"karpathy/nanoGPT {done.stdout.strip() or 'of unknown commit'}"
+    return f"{name} {done.stdout.strip() or 'of unknown commit'}"
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def planner_constants(language: str) -> dict[str, Any]:
         "flops_per_parameter_token": scaling.FLOPS_PER_PARAMETER_TOKEN,
         "transfer_error": scaling.transfer_error(),
         "short_context": flops.SHORT_CONTEXT,
-        "cpu_micro_batch_tokens": flops.CPU_MICRO_BATCH_TOKENS,
+        "cpu_micro_batch_values": flops.CPU_MICRO_BATCH_VALUES,
         "reserved_bytes": flops.RESERVED_BYTES,
         "usable": flops.USABLE,
         "reports": reports(),

@@ -65,7 +65,8 @@ export function memory(config, microBatch, onCpu, constants) {
 
 export function cpuMicroBatch(config, constants) {
   let size = config.train.batch_sequences;
-  while (size > 1 && size * config.model.context > constants.cpu_micro_batch_tokens) {
+  const values = config.model.context * config.model.d_model;
+  while (size > 1 && size * values > constants.cpu_micro_batch_values) {
     size = Math.ceil(size / 2);
   }
   return size;

@@ -380,15 +380,16 @@ def memory(
     )
 
 
-CPU_MICRO_BATCH_TOKENS = 4_096  # beyond it, larger pieces cost memory and gain no speed
+CPU_MICRO_BATCH_VALUES = 524_288  # beyond it, larger pieces cost memory and gain no speed
 RESERVED_BYTES = GIGA  # the framework's context on a GPU
 USABLE = 0.9  # the rest goes to the allocator's fragments
 
 
 def cpu_micro_batch(config: RunConfig) -> int:
-    """Sequences per pass on a CPU: the batch, halved until it is within a number of tokens."""
+    """Sequences per pass on a CPU: the batch, halved until a tensor (B, T, C) is small enough."""
     size = config.train.batch_sequences
-    while size > 1 and size * config.model.context > CPU_MICRO_BATCH_TOKENS:
+    values = config.model.context * config.model.d_model
+    while size > 1 and size * values > CPU_MICRO_BATCH_VALUES:
         size = -(-size // 2)
     return size
 

@@ -42,7 +42,7 @@ def micro_batch(run: Path, config: RunConfig, ranks: Ranks) -> int:
 
 def automatic_micro_batch(config: RunConfig, device: torch.device, per_rank: int) -> int:
     """The largest part of `per_rank` sequences that fits: into the GPU's memory by the estimate of
-    `flops.memory`, on a CPU into a fixed number of tokens. All parts are alike, so that a compiled
+    `flops.memory`, on a CPU into one activation's size. All parts are alike, so that a compiled
     model has one shape.
     """
     if device.type == "cpu":

@@ -37,26 +37,24 @@ class Muon(torch.optim.Muon):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient; `closure` is not used here."""
         for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            grads = [p.grad for p in moved]
-            for p in moved:
-                if "momentum_buffer" not in self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            momenta = [self.state[p]["momentum_buffer"] for p in moved]
-            torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-            ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov's look-ahead
-
             # Wide and tall matrices of the same two sides share a batch: those are transposed.
-            batches: dict[tuple[int, int], list[int]] = defaultdict(list)
-            for i, p in enumerate(moved):
-                batches[min(p.shape), max(p.shape)].append(i)
-            torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
+            batches: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    batches[min(p.shape), max(p.shape)].append(p)
+                    if "momentum_buffer" not in self.state[p]:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             for (_, longer), members in batches.items():
-                wide = [_wide(gathered(ahead[i])).bfloat16() for i in members]
+                grads = [p.grad for p in members if p.grad is not None]
+                momenta = [self.state[p]["momentum_buffer"] for p in members]
+                torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov's
+                wide = [_wide(gathered(direction)).bfloat16() for direction in ahead]
+                del ahead  # the largest temporary of a step
                 updates = orthogonalise(torch.stack(wide))  # (n, short, long)
+                torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
                 rate = group["lr"] * 0.2 * longer**0.5
-                for i, update in zip(members, updates, strict=True):
-                    p = moved[i]
+                for p, update in zip(members, updates, strict=True):
                     turned = update if p.shape[0] <= p.shape[1] else update.mT
                     p.add_(sharded_like(turned, p), alpha=-rate)
 
