@@ -348,21 +348,34 @@ def main() -> None:
                 row["loss"] = losses(copy, text, size)
             if "speed" in row and "loss" in row:
                 row["verdict"] = verdict(row, size)
-            record["rows"], record["verdicts"] = flat(record["sizes"])
+            record |= flat(record["sizes"])
             if out:
                 folder.write_json(out, record)
     print(json.dumps(record, indent=1))
 
 
-def flat(sizes: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The settings' rows and the verdicts, one below the other, for the site's tables."""
-    rows = [
-        {"size": name, **row} for name, found in sizes.items() for row in found.get("speed", ())
-    ]
-    verdicts = [
-        {"size": name, **found["verdict"]} for name, found in sizes.items() if "verdict" in found
-    ]
-    return rows, verdicts
+def flat(sizes: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The settings' rows, the losses and the verdicts, one below the other, for the site."""
+    tables: dict[str, list[dict[str, Any]]] = {"rows": [], "losses": [], "verdicts": []}
+    for name, found in sizes.items():
+        tables["rows"] += [{"size": name, **row} for row in found.get("speed", ())]
+        tables["losses"] += [{"size": name, **row} for row in best_losses(found.get("loss"))]
+        if "verdict" in found:
+            tables["verdicts"].append({"size": name, **found["verdict"]})
+    return tables
+
+
+def best_losses(found: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The best rate of each trainer at each number of tokens, and its loss."""
+    if not found:
+        return []
+    rows = []
+    for tokens, theirs, mine in zip(found["tokens"], found["nanogpt"], found["x1"], strict=True):
+        for trainer, tried in (("nanoGPT", theirs), ("X1", mine)):
+            rate = min(tried, key=lambda rate: tried[rate])
+            row = {"trainer": trainer, "tokens": tokens, "rate": float(rate)}
+            rows.append(row | {"loss": round(tried[rate], 4)})
+    return rows
 
 
 def verdict(row: dict[str, Any], size: Size) -> dict[str, float]:
@@ -376,6 +389,7 @@ def verdict(row: dict[str, Any], size: Size) -> dict[str, float]:
     reached = sooner["loss"] <= min(row["loss"]["nanogpt"][1].values())
     seconds = sooner["tokens"] / learning["tokens_per_s"]
     found = {
+        "learning_batch_sequences": size.our_batch,
         "tokens_per_s_at_the_same_batch": same["tokens_per_s"] / fastest["tokens_per_s"],
         "tokens_per_s_at_the_larger": larger["tokens_per_s"] / fastest["tokens_per_s"],
         "peak_memory_at_the_same_batch": same["peak_mb"] / fastest["peak_mb"],

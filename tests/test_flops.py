@@ -307,3 +307,10 @@ def test_planning_never_loads_torch() -> None:
     code = "import sys, x1.plan; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(flops.__file__).parents[1])}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+@pytest.mark.parametrize(("width", "sequences"), [(64, 64), (128, 32), (384, 8), (512, 8)])
+def test_a_pass_on_a_cpu_is_bounded_by_the_size_of_an_activation(width, sequences) -> None:
+    config = build("rehearsal", settings=(f"model.d_model={width}", "train.batch_sequences=64"))
+    assert flops.cpu_micro_batch(config) == sequences
+    assert sequences * config.model.context * width <= flops.CPU_MICRO_BATCH_VALUES

@@ -114,3 +114,26 @@ def _through_rounds(value):
     for a, b, c in optim.ROUNDS:
         value = a * value + b * value**3 + c * value**5
     return value
+
+
+def test_muon_holds_the_directions_of_one_shape_at_a_time():
+    """So the most it takes for its own is decided by the largest group, not by the whole model."""
+
+    def most_bytes(shapes):
+        parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        rule = optim.Muon(parameters, lr=0.05, adjust_lr_fn="match_rms_adamw")
+        rule.step()  # from now on the momenta are there
+        with torch.profiler.profile(profile_memory=True) as profiler:
+            rule.step()
+        held = most = 0
+        for event in profiler.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                most = max(most, held)
+        return most
+
+    one_shape, as_many_more = [(64, 64)] * 8, [(64, 65)] * 8
+    assert most_bytes(one_shape + as_many_more) < 1.2 * most_bytes(as_many_more)
+    assert most_bytes(one_shape * 2) > 1.8 * most_bytes(one_shape)
