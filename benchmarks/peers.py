@@ -35,7 +35,7 @@ from x1 import config, data, folder, hardware
 SLICE_S = 3.0
 ROUNDS = 6
 TRAIN_TOKENS = 1_536_000
-EVAL_ITERS = 300
+EVAL_TOKENS = 230_400  # twice the held-out tenth
 PEER_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 OUR_RATES = (3e-3, 6e-3)
 LARGER = 4  # times the peer's batch: Muon's rounds cost the same at any
@@ -245,7 +245,8 @@ def peer_loss(peer: Path, size: Size, rate: float, tokens: int) -> float:
     steps = tokens // (size.batch * size.context)
     trainer = start_peer(
         peer, size, f"loss-{size.d_model}-{rate}-{tokens}", True, True, max_iters=steps,
-        lr_decay_iters=steps, eval_interval=steps, eval_iters=EVAL_ITERS, learning_rate=rate,
+        lr_decay_iters=steps, eval_interval=steps, learning_rate=rate,
+        eval_iters=EVAL_TOKENS // (size.batch * size.context),
         min_lr=rate / 10, always_save_checkpoint=False,
     )  # fmt: skip
     trainer.process.wait()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from x1 import flops, folder, ladder, money, plan, plan_page, predict, scaling
+from x1 import flops, folder, ladder, money, plan, plan_page, predict, scaling, throughput
 from x1.config import PRESETS, RunConfig, build, to_toml
 from x1.text import LANGUAGES, UserError, set_language
 
@@ -205,6 +205,71 @@ def test_a_rate_is_typed_or_measured_or_guessed_or_unknown() -> None:
     assert record["predictions"]["dollars"]["value"] is None
     assert record["sentence"] == {"en": None, "es": None}
     assert [reason["reason"] for reason in record["reasons"]] == ["no_rate"]
+
+
+def gpu_results(path: Path, **changed: Any) -> Path:
+    """A file as benchmarks/gpu.py leaves it, of an H200 whose efficiencies are round numbers."""
+    fitted = throughput.TwoTerms("h200", "bf16", 0.6, 0.7, 0.03, 12).to_json()
+    two_terms = {"status": "fitted", **fitted, **changed}
+    record = {"format": "x1-measured-1", "summary": {"two_terms": two_terms}}
+    path.write_text(json.dumps(record))
+    return path
+
+
+def test_a_measured_gpu_is_planned_by_its_two_terms(tmp_path: Path) -> None:
+    fitted = predict.read_two_terms(gpu_results(tmp_path / "gpu.json"))
+    record = capstone(hardware="h200", price=3.0, two_terms=fitted)
+    rate = record["predictions"]["tokens_per_s"]
+    matmul_s, memory_s = throughput.ideal_seconds(
+        build("x1-50m"), flops.gpu("h200"), record["predictions"]["micro_batch"]["value"]
+    )
+    assert rate["value"] == pytest.approx(131_072 / (matmul_s / 0.6 + memory_s / 0.7))
+    assert rate["low"] == pytest.approx(0.97 * rate["value"])
+    assert "12" in rate["basis"]["en"] and "extrapolat" not in rate["basis"]["en"]
+
+
+def test_another_gpu_is_extrapolated_and_says_so_in_either_language(tmp_path: Path) -> None:
+    fitted = predict.read_two_terms(gpu_results(tmp_path / "gpu.json"))
+    record = capstone(two_terms=fitted)
+    rate = record["predictions"]["tokens_per_s"]
+    assert rate["basis"]["en"].startswith("extrapolated from H200")
+    assert rate["basis"]["es"].startswith("extrapolado desde H200")
+    assert rate["low"] < 0.8 * rate["value"] and 1.1 * rate["value"] < rate["high"]
+    assert 0.3 < value(record, "mfu") < 0.6
+    slower = capstone(two_terms=dataclasses.replace(fitted, memory_efficiency=0.35))
+    assert value(slower, "tokens_per_s") < 0.9 * rate["value"]
+    assert value(capstone(two_terms=fitted, mfu=0.2), "mfu") == pytest.approx(0.2)  # typed wins
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"status": "needs a GPU that is in the table"}, "plan.no_two_terms"),
+        ({"matmul_efficiency": "0.6"}, "folder.damaged"),
+        ({"matmul_efficiency": -0.6}, "folder.damaged"),
+        ({"memory_efficiency": math.nan}, "folder.damaged"),
+        ({"spread": None}, "folder.damaged"),
+        ({"gpu": "abacus"}, "folder.damaged"),
+        ({"gpu": ["h200"]}, "folder.damaged"),
+    ],
+)
+def test_results_without_a_sound_speed_are_refused(
+    tmp_path: Path, changed: dict[str, Any], key: str
+) -> None:
+    path = gpu_results(tmp_path / "gpu.json", **changed)
+    with pytest.raises(UserError) as refused:
+        predict.read_two_terms(path)
+    assert refused.value.key == key and str(path) in str(refused.value)
+
+
+def test_two_terms_serve_the_runs_they_were_fitted_to(tmp_path: Path) -> None:
+    fitted = predict.read_two_terms(gpu_results(tmp_path / "gpu.json"))
+    with pytest.raises(UserError, match="own-cpu"):
+        own_cpu(two_terms=fitted)
+    for setting in ("train.dtype=fp32", "train.compile=false"):
+        config = build("x1-50m", settings=(setting,))
+        with pytest.raises(UserError, match="bf16"):
+            plan.make_plan(config, today=TODAY, measured=NOTHING, two_terms=fitted)
 
 
 def test_a_rented_machine_is_not_calibrated_here() -> None:

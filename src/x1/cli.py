@@ -112,6 +112,9 @@ def build_app() -> typer.Typer:
         tokens: Annotated[str | None, typer.Option(help=say("cli.tokens"))] = None,
         mfu: Annotated[str | None, typer.Option(help=say("cli.mfu"))] = None,
         tokens_per_s: Annotated[str | None, typer.Option(help=say("cli.tokens_per_s"))] = None,
+        measured: Annotated[
+            Path | None, typer.Option(help=say("cli.measured"), metavar="FILE")
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help=say("cli.json"))] = False,
         out: Annotated[Path | None, typer.Option(help=say("cli.plan_out"))] = None,
         config: Annotated[Path | None, file_option] = None,
@@ -127,6 +130,7 @@ def build_app() -> typer.Typer:
             tokens=tokens,
             mfu=mfu,
             tokens_per_s=tokens_per_s,
+            measured=measured,
             as_json=as_json,
             out=out,
             calibrate=measure,

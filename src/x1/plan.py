@@ -17,6 +17,7 @@ from x1 import flops, folder, money, predict
 from x1.config import RunConfig, to_toml, validate
 from x1.predict import Json, Prediction, Words, both, exactly, unknown
 from x1.text import LANGUAGES, UserError
+from x1.throughput import TwoTerms
 
 FORMAT = "x1-plan-1"
 
@@ -174,6 +175,7 @@ def make_plan(
     tokens: int | None = None,
     mfu: float | None = None,
     tokens_per_s: float | None = None,
+    two_terms: TwoTerms | None = None,
     calibrate: Callable[[RunConfig], float | None] | None = None,
     prices: money.Prices | None = None,
     measured: Json | None = None,
@@ -181,8 +183,9 @@ def make_plan(
     """Everything there is to predict about a run before it starts.
 
     `hardware`, `price` (USD/h, dated `today`) and `tokens` override the config and are part of the
-    plan's own. `calibrate` measures tokens/s of a config on the machine at hand, or gives up with
-    None; it is called only for own-cpu, and only if nothing was typed.
+    plan's own. `two_terms` are the speed of a GPU that was measured. `calibrate` measures tokens/s
+    of a config on the machine at hand, or gives up with None; it is called only for own-cpu, and
+    only if nothing was typed.
 
     Raises UserError for unknown hardware, an MFU outside (0, 1], a rate above the hardware's peak,
     and anything that is not above zero.
@@ -195,7 +198,7 @@ def make_plan(
     model = config.model
     per_token = flops.token_flops(model)
 
-    rate = predict.predict_throughput(config, machine, mfu, tokens_per_s, calibrate)
+    rate = predict.predict_throughput(config, machine, mfu, tokens_per_s, calibrate, two_terms)
     training = predict.hours_at(config.tokens, rate, both("basis.training_hours"))
     # Scoring a token is a forward pass: a third of training on it.
     scored = predict.evaluation_tokens(config) * per_token.forward / per_token.total

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from x1 import flops, ladder_page, money
+from x1 import flops, ladder_page, money, predict
 from x1.config import RunConfig
 from x1.plan import Plan, make_plan, write_plan
 from x1.predict import Json
@@ -128,6 +128,7 @@ def run_plan_command(
     tokens: str | None = None,
     mfu: str | None = None,
     tokens_per_s: str | None = None,
+    measured: Path | None = None,
     as_json: bool = False,
     out: Path | None = None,
     calibrate: Callable[[RunConfig], float | None] | None = None,
@@ -145,6 +146,7 @@ def run_plan_command(
         tokens=None if tokens is None else money.parse_count(tokens),
         mfu=None if mfu is None else money.parse_number(mfu),
         tokens_per_s=None if tokens_per_s is None else money.parse_number(tokens_per_s),
+        two_terms=None if measured is None else predict.read_two_terms(measured),
         calibrate=calibrate,
     )
     if out is not None:

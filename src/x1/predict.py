@@ -11,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from x1 import flops, ladder, money, scaling, throughput
+from x1 import flops, folder, ladder, money, scaling, throughput
 from x1.config import RunConfig
 from x1.ladder import Ladder
 from x1.text import LANGUAGES, UserError, say
+from x1.throughput import TwoTerms
 
 MEASURED_FORMAT = "x1-measured-1"
 
@@ -76,11 +78,13 @@ def predict_throughput(
     mfu: float | None = None,
     tokens_per_s: float | None = None,
     calibrate: Callable[[RunConfig], float | None] | None = None,
+    two_terms: TwoTerms | None = None,
 ) -> Prediction:
     """Training tokens per second, from the best knowledge there is.
 
-    In order: a typed rate, a typed MFU, a guessed MFU for a GPU in the table, a short measurement
-    on this machine's CPU. Raises UserError for an MFU outside (0, 1] or a rate that implies one.
+    In order: a typed rate, a typed MFU, two terms fitted to a GPU's measured steps, a guessed MFU
+    for a GPU in the table, a short measurement on this machine's CPU. Raises UserError for an MFU
+    outside (0, 1], a rate that implies one, and terms fitted to something else.
     """
     card, dtype = machine.gpu, config.train.dtype
     per_token = flops.token_flops(config.model).total
@@ -103,6 +107,8 @@ def predict_throughput(
         return _spread(
             rate, TYPED_SPREAD, "basis.typed_mfu", mfu=f"{mfu:.2f}", peak=peak_text(card, dtype)
         )
+    if two_terms:
+        return _rate_of_two_terms(config, machine, two_terms)
     if card:
         value, low, high = (m * card.peak_flops_per_s(dtype) / per_token for m in MFU_GUESS)
         basis = both(
@@ -116,6 +122,41 @@ def predict_throughput(
     if measured is None:
         return unknown("missing.slow_rate")
     return _spread(measured, CALIBRATION_SPREAD, "basis.calibrated")
+
+
+def read_two_terms(path: Path) -> TwoTerms:
+    """The two terms that benchmarks/gpu.py fitted and wrote into `path`; UserError without any."""
+    found = folder.read_json(path, MEASURED_FORMAT).get("summary")
+    found = found.get("two_terms") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or found.get("status") != "fitted":
+        status = found.get("status") if isinstance(found, dict) else None
+        raise UserError("plan.no_two_terms", path=path, status=status or "–")
+    try:
+        fitted = TwoTerms.from_json(found)
+        flops.gpu(str(fitted.gpu))
+        efficiencies = fitted.matmul_efficiency, fitted.memory_efficiency
+        sound = all(0 < e < 10 for e in efficiencies) and 0 <= fitted.spread < 1
+    except (KeyError, TypeError, UserError):
+        sound = False
+    if not sound:
+        raise UserError("folder.damaged", path=path)
+    return fitted
+
+
+def _rate_of_two_terms(config: RunConfig, machine: money.Hardware, fitted: TwoTerms) -> Prediction:
+    if machine.gpu is None:
+        raise UserError("plan.two_terms_need_gpu", hardware=machine.name)
+    if config.train.dtype != fitted.dtype or not config.train.compile:
+        raise UserError("plan.two_terms_of_other", dtype=fitted.dtype)
+    asked = config.train.micro_batch
+    size = None if asked == "auto" else asked
+    rate = throughput.predict_tokens_per_s(config, machine.gpu, fitted, size)
+    basis = both(
+        "basis.extrapolated" if rate.extrapolated else "basis.two_terms",
+        gpu=flops.gpu(fitted.gpu).label, rows=fitted.rows,
+        matmul=f"{fitted.matmul_efficiency:.2f}", memory=f"{fitted.memory_efficiency:.2f}",
+    )  # fmt: skip
+    return Prediction(rate.tokens_per_s, rate.low, rate.high, basis)
 
 
 def _spread(value: float, fraction: float, key: str, **values: Any) -> Prediction:
