@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from x1 import checkpoint, data, folder, stability, train
+from x1 import checkpoint, config, data, folder, hardware, stability, train
 from x1.ranks import Ranks
 from x1.stability import Detector
 from x1.text import UserError
@@ -104,6 +104,30 @@ def state_of(job):
     tensors = checkpoint.optimizer_tensors(job.model, job.optimizers)
     tensors |= checkpoint.model_tensors(job.model)
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+@pytest.fixture
+def process_settings():
+    """What a test sets for its whole process is as it was afterwards."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def test_a_compiled_batch_has_the_same_gradients_every_time(process_settings):
+    """With two threads or more: one thread adds in one order anyway."""
+    chosen = config.build("shakespeare-bytes", settings=("model.n_layers=1", "train.compile=true"))
+    hardware.prepare(chosen.train)
+    assert torch.get_num_threads() > 1
+    model, network, optimizers = train.assemble(chosen, Ranks(0, 1, torch.device("cpu")))
+    ids = torch.randint(257, (24, 65), generator=torch.Generator().manual_seed(0))
+    seen = set()
+    for _ in range(8):
+        train.forward_backward(network, ids, 24, 0.0, compiled=True)
+        seen.add(tuple(p.grad.numpy().tobytes() for p in model.parameters()))
+        train.discard_gradients(optimizers)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])

@@ -12,7 +12,7 @@ import torch
 
 from x1 import flops, folder
 from x1.config import RunConfig, TrainConfig
-from x1.ranks import Ranks, from_first
+from x1.ranks import Ranks, device_of, from_first
 from x1.text import say
 
 if TYPE_CHECKING:
@@ -22,9 +22,13 @@ MANIFEST_FORMAT = "x1-manifest-1"
 
 
 def prepare(config: TrainConfig) -> None:
-    """Fix the thread count and, if asked, torch's deterministic algorithms."""
+    """Fix the thread count, and torch's deterministic algorithms: on a CPU always, else if asked.
+
+    A compiled embedding's backward pass adds with atomics otherwise, in whatever order its threads
+    come, and a run could not be lived again.
+    """
     torch.set_num_threads(config.threads)
-    if config.deterministic:
+    if config.deterministic or device_of(config).type == "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
