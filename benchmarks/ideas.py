@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from provenance import provenance
 from torch import Tensor
 
-from x1 import config, data, folder, optim, train
+from x1 import config, data, folder, hardware, optim, train
 from x1.evaluate import held_out_loss
 from x1.ranks import Ranks
 
@@ -294,13 +294,13 @@ def main() -> None:
         out = Path(arguments[at + 1]).resolve()
         del arguments[at : at + 2]
     text, *names = arguments
-    threads = config.build("shakespeare-bytes").train.threads
-    torch.set_num_threads(threads)
+    settings = config.build("shakespeare-bytes").train
+    hardware.prepare(settings)
     record: dict[str, Any] = {
         "format": "x1-measured-1",
         "what": "ideas for a faster loop on a CPU: time or loss before and after each",
         "what_es": "ideas para un bucle más rápido en una CPU: tiempo o pérdida antes y después",
-        **provenance(threads),
+        **provenance(settings.threads),
     }
     known = ideas(Path(text).resolve())
     if out and out.exists():
