@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from provenance import provenance
 from torch import Tensor
 
-from x1 import config, data, folder, hardware, optim, train
+from x1 import config, data, folder, hardware, model, optim, train
 from x1.evaluate import held_out_loss
 from x1.ranks import Ranks
 
@@ -90,6 +91,49 @@ def by_head(heads: int) -> Callable[[Tensor], Tensor]:
     return orthogonalise
 
 
+def through_gram(matrices: Tensor) -> Tensor:
+    """Wide matrices by products of the short side alone (Polar Express, 2505.16932, appendix).
+
+    A round is X <- QX with Q = aI + bG + cG^2 and G = XX^T, so G <- QGQ, and X is multiplied once,
+    by the product of all Qs.
+    """
+    rows, columns = matrices.shape[-2:]
+    if rows > columns:
+        return through_gram(matrices.mT).mT
+    if columns <= 1.5 * rows:  # more multiplications than the plain rounds have
+        return WHOLE(matrices)
+    x = matrices / (1.01 * matrices.norm(dim=(-2, -1), keepdim=True)).clamp(min=1e-7)
+    gram = x @ x.mT
+    a, b, c = THREE[0]
+    change = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # Q - aI
+    factor = change + a * torch.eye(rows, dtype=gram.dtype)
+    for following, b, c in THREE[1:]:
+        half = torch.baddbmm(gram, change, gram, beta=a)  # QG
+        gram = torch.baddbmm(half, half, change, beta=a)
+        a = following
+        change = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor = torch.baddbmm(factor, change, factor, beta=a)
+    return factor @ x
+
+
+class GateAndUpTogether(model.MLP):
+    """Both products with the MLP's input as one, with their weights side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.cat((self.gate_proj.weight, self.up_proj.weight)).to(x.dtype)
+        gate, up = F.linear(x, weight).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+def together(size: str) -> dict[str, float]:
+    """A step with the MLP's two products apart and as one."""
+    apart = step(size, dtype="bf16", compile=True)
+    model.MLP, before = GateAndUpTogether, model.MLP  # type: ignore[misc]
+    one = step(size, dtype="bf16", compile=True)
+    model.MLP = before  # type: ignore[misc]
+    return pair(apart, one)
+
+
 def attention(dtype: torch.dtype, size: str, context: int | None = None) -> dict[str, float]:
     """torch's kernel against the matrix written out, forward and backward."""
     _, d, _, heads, length, sequences = SIZES[size]
@@ -142,11 +186,11 @@ def losses(text: Path, *variants: tuple[Any, dict[str, Any]]) -> list[float]:
         dataset = data.open_data(data.path_of(chosen))
         orthogonalise_by(way)
         torch.compiler.reset()
-        model, network, optimizers = train.assemble(chosen, Ranks(0, 1, CPU))
+        network_of, network, optimizers = train.assemble(chosen, Ranks(0, 1, CPU))
         for index in range(chosen.train.steps):
             ids = torch.from_numpy(data.batch(dataset.train, 0, index, 24, 64, 0, 1))
             train.forward_backward(network, ids, 24, 0.0, chosen.train.compile)
-            train.clip_gradients(model, 1.0)
+            train.clip_gradients(network_of, 1.0)
             train.update(optimizers, optim.learning_rate(chosen.optim, index, 1000))
         found.append(round(held_out_loss(network, dataset, chosen, CPU).nats_per_token, 4))
     return found
@@ -183,6 +227,10 @@ def ideas(text: Path) -> dict[str, Callable[[], list[dict[str, Any]]]]:
                 muon(optim.Muon, THREE, size), muon(optim.Muon, by_head(SIZES[size][3]), size)
             )
         ),
+        "muon_gram": lambda: sizes(
+            lambda size: pair(muon(optim.Muon, THREE, size), muon(optim.Muon, through_gram, size))
+        ),
+        "muon_gram_loss": lambda: learn((THREE, {}), (through_gram, {})),
         "muon_by_head_loss": lambda: learn((THREE, {}), (by_head(4), {})),
         "muon_two_rounds_loss": lambda: learn((THREE, {}), (TWO, {})),
         "muon_three_rounds_loss": lambda: learn((five, {}), (THREE, {})),
@@ -198,6 +246,9 @@ def ideas(text: Path) -> dict[str, Callable[[], list[dict[str, Any]]]]:
             lambda size: per_token(pair(step(size, **fast), step(size, 4, **fast)), 4)
         ),
         "logits_in_bf16": lambda: sizes(logits_pair),
+        "gate_and_up_together": lambda: sizes(together),
+        "freed_memory": lambda: sizes(freed_memory),
+        "evaluation_graph": lambda: sizes(evaluation_graph),
         "smaller_passes": smaller_passes,
         "waiting": waiting,
     }
@@ -235,6 +286,89 @@ def said_by(program: str, environment: dict[str, str], *arguments: str) -> str:
         env=inherited | environment | {"PYTHONPATH": str(ROOT / "benchmarks")},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
+
+
+FREED_STEP = """
+import resource, sys, ideas, torch
+from x1 import hardware
+torch.set_num_threads(2)
+if sys.argv[2] == "kept":
+    hardware.keep_freed_memory()
+step = ideas.step(sys.argv[1], passes=int(sys.argv[3]), dtype="bf16", compile=True)
+ideas.turns(step)
+for _ in sys.stdin:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    ms = ideas.turns(step)[0]
+    pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    print(ms, pages / (ideas.TIMES + 2), ideas.peak_mb(), flush=True)
+"""
+
+
+def freed_memory(size: str) -> dict[str, float]:
+    """A step of a process that gives what it frees to the kernel, and of one that keeps it; both
+    take turns. Pages are those that the kernel had to fill with zeros, for each step.
+    """
+    passes = "2" if size == "width 384" else "1"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", FREED_STEP, size, way, passes],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "benchmarks")},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        )
+        for way in ("given", "kept")
+    ]  # fmt: skip
+    said: list[list[list[float]]] = [[], []]
+    for _ in range(5):
+        for process, list_of in zip(both, said, strict=True):
+            assert process.stdin and process.stdout
+            process.stdin.write("\n")
+            list_of.append([float(value) for value in process.stdout.readline().split()])
+    for process in both:
+        process.communicate()
+    (given, pages, peak), (kept, kept_pages, kept_peak) = (
+        [median(row[i] for row in rows) for i in range(3)] for rows in said
+    )
+    return {
+        "before_ms": given,
+        "after_ms": kept,
+        "gain": round(given / kept, 2),
+        "pages_before": round(pages),
+        "pages_after": round(kept_pages),
+        "peak_mb_before": round(peak),
+        "peak_mb_after": round(kept_peak),
+    }
+
+
+EVALUATION = """
+import sys, time, ideas, torch
+from x1 import config, train
+from x1.ranks import Ranks
+torch.set_num_threads(2)
+layers, d, ff, heads, context, _ = ideas.SIZES[sys.argv[1]]
+shape = {"n_layers": layers, "n_heads": heads, "d_model": d, "d_ff": ff, "context": context}
+chosen = config.build("shakespeare-bytes", model=shape, train={"dtype": "bf16", "compile": True})
+_, network, _ = train.assemble(chosen, Ranks(0, 1, ideas.CPU))
+ids = torch.randint(257, (2048 // context, context))
+def compiled():
+    with torch.no_grad():
+        network(ids)
+def eager():
+    with torch.no_grad(), train.uncompiled(chosen):
+        network(ids)
+started = time.perf_counter()
+compiled()
+print(time.perf_counter() - started, *ideas.turns(compiled, eager))
+"""
+
+
+def evaluation_graph(size: str) -> dict[str, float]:
+    """2,048 held-out tokens with a graph of their own, which was not in torch's cache, and without
+    one.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        said = said_by(EVALUATION, {"TORCHINDUCTOR_CACHE_DIR": cache}, size)
+    seconds, compiled, eager = (float(value) for value in said.split())
+    return {"compile_s": round(seconds, 1), "compiled_ms": compiled, "eager_ms": eager}
 
 
 WAYS_TO_WAIT = {

@@ -1,9 +1,13 @@
 """The loop: what a kill cannot change, what a bad step cannot touch, and how it ends."""
 
+import ctypes
 import json
+import math
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -130,6 +134,25 @@ def test_a_compiled_batch_has_the_same_gradients_every_time(process_settings):
     assert len(seen) == 1
 
 
+PAGES_TAKEN = """
+import resource, torch
+from x1 import config, hardware
+hardware.prepare(config.build("rehearsal").train)
+taken = []
+for _ in range(20):
+    [torch.ones(2**21) for _ in range(8)]  # 64 MB, freed at once
+    taken.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(taken[-1] - taken[-11])
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's alone")
+def test_what_a_step_frees_is_there_for_the_next():
+    """In a process of its own, since it cannot be undone. All given back: 163,840 pages."""
+    done = subprocess.run([sys.executable, "-c", PAGES_TAKEN], capture_output=True, text=True)
+    assert int(done.stdout) < 10_000, done.stderr
+
+
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 @pytest.mark.parametrize("compile", ["true", "false"])
 def test_one_nan_in_one_gradient_element_leaves_everything_bitwise_unchanged(
@@ -157,6 +180,21 @@ def test_one_nan_in_one_gradient_element_leaves_everything_bitwise_unchanged(
     assert at.detector.state() == memory
     assert step(set()) == "go"
     assert state_of(job) != before
+
+
+def test_a_compiled_run_compiles_its_training_and_nothing_else(make_job):
+    """Held-out loss, samples and the probe of a suspicious step have no graph of their own."""
+    job = make_job("train.compile=true")
+    losses = [5.0 + 0.01 * (i % 2) for i in range(stability.LEVEL_STEPS)]
+    detector = Detector(losses, losses, quiet_index=0, quiet_loss=5.0)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    graphs = torch._dynamo.utils.counters["stats"]
+    train.milestone(job, Position(0, 1, {}, detector))
+    verdict = train.judge(job, Position(0, 1, {}, detector), 9.0, math.exp(5.0), 1.0)
+    assert verdict.event and graphs["unique_graphs"] == 0  # it was probed
+    train.forward_backward(job.network, train.batch(job, 0), 4, 0.0, compiled=True)
+    assert graphs["unique_graphs"] == 2  # the model and the loss
 
 
 def test_accumulated_micro_batches_give_the_whole_batchs_gradient(make_job):

@@ -29,53 +29,50 @@ ROUNDS = (
 class Muon(torch.optim.Muon):
     """torch's Muon, but the matrices of one shape are orthogonalised in one batch, and by ROUNDS.
 
-    The same state and, in the same rounds, the same update up to bf16's rounding. At widths of a
-    few hundred and small steps this is what Muon costs.
+    The same state and, in the same rounds, the same update up to bf16's rounding.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient; `closure` is not used here."""
         for group in self.param_groups:
-            # Wide and tall matrices of the same two sides share a batch: those are transposed.
-            batches: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+            batches: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    batches[min(p.shape), max(p.shape)].append(p)
+                    batches[p.shape].append(p)
                     if "momentum_buffer" not in self.state[p]:
                         self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            for (_, longer), members in batches.items():
+            for shape, members in batches.items():
                 grads = [p.grad for p in members if p.grad is not None]
                 momenta = [self.state[p]["momentum_buffer"] for p in members]
                 torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-                ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov's
-                wide = [_wide(gathered(direction)).bfloat16() for direction in ahead]
-                del ahead  # the largest temporary of a step
-                updates = orthogonalise(torch.stack(wide))  # (n, short, long)
+                ahead = [  # Nesterov's
+                    gathered(grad.lerp(momentum, group["momentum"])).bfloat16()
+                    for grad, momentum in zip(grads, momenta, strict=True)
+                ]
+                updates = orthogonalise(torch.stack(ahead))  # (n, *shape)
                 torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
-                rate = group["lr"] * 0.2 * longer**0.5
+                rate = group["lr"] * 0.2 * max(shape) ** 0.5
                 for p, update in zip(members, updates, strict=True):
-                    turned = update if p.shape[0] <= p.shape[1] else update.mT
-                    p.add_(sharded_like(turned, p), alpha=-rate)
+                    p.add_(sharded_like(update, p), alpha=-rate)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Roughly U V^T for each U S V^T of a batch (n, short, long): Newton-Schulz, in bf16.
+    """Roughly U V^T for each U S V^T of a batch (n, rows, columns): Newton-Schulz, in bf16.
 
     Each round is X <- aX + b(XX^T)X + c(XX^T)^2 X, which maps a singular value s to
     as + bs^3 + cs^5 and leaves the singular vectors alone (2409.20325, section 3). After ROUNDS,
     all that were at least 0.01 of the matrix's norm lie between 0.73 and 1.27.
     """
+    rows, columns = matrices.shape[-2:]
+    if rows > columns:
+        return orthogonalise(matrices.mT).mT
     x = matrices.bfloat16()
     x = x / (1.01 * x.norm(dim=(-2, -1), keepdim=True)).clamp(min=1e-7)  # 1.01: bf16 rounds
     for a, b, c in ROUNDS:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
-
-
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

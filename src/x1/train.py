@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -123,8 +123,7 @@ def assemble(
     initialise(model, config.train.seed)
     network = spread_over(ranks, model, config.train.parallel)
     if config.train.compile:
-        # One graph for training and one for evaluation: a batch of any size would be slower.
-        network.compile(dynamic=False)
+        network.compile(dynamic=False)  # one batch size: a graph for any would be slower
     return model, network, build_optimizers(model, config.optim)
 
 
@@ -260,7 +259,7 @@ def judge(job: Job, at: Position, loss: float, norm: float, clip: float) -> stab
     def probe_loss() -> float:
         ids = batch(job, at.detector.quiet_index)
         total = torch.zeros(1, device=ids.device)
-        with torch.no_grad():
+        with torch.no_grad(), uncompiled(job.config):
             for part in ids.split(job.micro_batch):
                 loss, _ = loss_and_penalty(job.network(part[:, :-1]), part[:, 1:], 0.0)
                 total += loss * len(part) / len(ids)
@@ -336,12 +335,22 @@ def earlier_seconds(run: Path) -> list[float]:
     return [line["clock"]["seconds"] for line in lines if "loss" in line]
 
 
+def uncompiled(config: RunConfig) -> AbstractContextManager[Any]:
+    """Forward passes inside run operator by operator, also in a compiled run: compiling a graph
+    without gradients takes longer than it saves (docs/ideas.md).
+    """
+    if not config.train.compile:
+        return nullcontext()  # naming a stance loads the compiler
+    return torch.compiler.set_stance("force_eager")
+
+
 def milestone(job: Job, at: Position) -> None:
     """The held-out loss and the samples that are due at this step."""
     config = job.config
     if at.step % config.evaluate.every_steps == 0 or at.step == config.train.steps:
         started = time.monotonic()
-        score = evaluate.held_out_loss(job.network, job.dataset, config, job.ranks.device)
+        with uncompiled(config):
+            score = evaluate.held_out_loss(job.network, job.dataset, config, job.ranks.device)
         line = {
             "step": at.step,
             "attempt": at.attempt,
@@ -356,7 +365,9 @@ def milestone(job: Job, at: Position) -> None:
             if overfits:
                 record_overfitting(job, at, score.nats_per_token)
     if at.step in config.sample.milestones:
-        for text in evaluate.samples(job.network, job.dataset, config, job.ranks.device, at.step):
+        with uncompiled(config):
+            texts = evaluate.samples(job.network, job.dataset, config, job.ranks.device, at.step)
+        for text in texts:
             if job.ranks.first:
                 line = {"step": at.step, "attempt": at.attempt, **text}
                 folder.append_line(job.run / folder.SAMPLES, line)
