@@ -1,4 +1,4 @@
-"""X1 beside nanoGPT: python benchmarks/peers.py PEER TEXT [--out FILE] [--part speed|loss]
+"""X1 beside nanoGPT: python benchmarks/peers.py PEER TEXT [--out FILE] [--part speed|loss|ours]
 
 PEER is a checkout of github.com/karpathy/nanoGPT, TEXT is tiny Shakespeare. Both trainers run as
 they are, as commands. Speed: all are started, and then take turns, all but one stopped by the
@@ -66,7 +66,7 @@ class Size:
 
 SIZES = {
     "4 layers, width 128, context 64": Size(4, 4, 128, 320, 64, 12, 48),
-    "6 layers, width 384, context 256": Size(6, 6, 384, 1024, 256, 8, 8),
+    "6 layers, width 384, context 256": Size(6, 6, 384, 1024, 256, 8, 16),
 }
 TINY = {"1 layer, width 32, context 16": Size(1, 2, 32, 80, 16, 8, 32)}
 
@@ -191,7 +191,7 @@ def speed(
                 eval_interval=10**7, eval_iters=1, learning_rate=1e-3,
             )  # fmt: skip
             for batch in batches if compiled and bf16 else (size.batch,):
-                name = f"X1 {dtype} {mode}" + (f", batch {batch}" if batch != size.batch else "")
+                name = f"X1 {dtype} {mode}" + name_of(batch, size)
                 settings: tuple[str, ...] = (
                     f"train.batch_sequences={batch}",
                     f"train.dtype={dtype}",
@@ -240,6 +240,11 @@ def speed(
             trainer.end()
 
 
+def name_of(batch: int, size: Size) -> str:
+    """What a setting's name says of its batch: nothing when it is the peer's."""
+    return f", batch {batch}" if batch != size.batch else ""
+
+
 def peer_loss(peer: Path, size: Size, rate: float, tokens: int) -> float:
     """nanoGPT's own estimate of its held-out loss after `tokens`, cosine decay to a tenth."""
     steps = tokens // (size.batch * size.context)
@@ -278,22 +283,26 @@ def report(who: str, size: Size, tokens: int, rate: float, loss: float) -> float
     return loss
 
 
-def losses(peer: Path, text: Path, size: Size) -> dict[str, Any]:
-    """Both after the same tokens, learning rates tuned on a third of them, and how soon ours is as
-    good: the least part of the tokens, each a schedule of its own, that reaches the peer's best.
-    """
+def peer_losses(peer: Path, size: Size) -> dict[str, Any]:
+    """The peer's after a third of the tokens, at every rate, and after all at the best two."""
     third = TRAIN_TOKENS // 3
-    found: dict[str, Any] = {
-        "git_commit": hardware.git_commit(),
-        "tokens": [third, TRAIN_TOKENS],
-        "dtype": "bf16, compiled",
-    }
     theirs = {rate: peer_loss(peer, size, rate, third) for rate in PEER_RATES}
     best = sorted(theirs, key=lambda rate: theirs[rate])[:2]
     final = {rate: peer_loss(peer, size, rate, TRAIN_TOKENS) for rate in best}
-    found["nanogpt"] = [{str(r): loss for r, loss in tried.items()} for tried in (theirs, final)]
+    return {
+        "git_commit": hardware.git_commit(),
+        "tokens": [third, TRAIN_TOKENS],
+        "dtype": "bf16, compiled",
+        "nanogpt": [{str(r): loss for r, loss in tried.items()} for tried in (theirs, final)],
+    }
 
-    batch = size.our_batch
+
+def our_losses(text: Path, size: Size, peers_best: float) -> dict[str, Any]:
+    """Ours after as many tokens, and how soon it is as good as the peer at the end: the least part
+    of the tokens, each a schedule of its own, that reaches `peers_best`.
+    """
+    third, batch = TRAIN_TOKENS // 3, size.our_batch
+    found: dict[str, Any] = {"x1_git_commit": hardware.git_commit()}
     mine = {rate: our_loss(text, size, batch, rate, third) for rate in OUR_RATES}
     rate = min(mine, key=lambda rate: mine[rate])
     whole = our_loss(text, size, batch, rate, TRAIN_TOKENS)
@@ -304,7 +313,7 @@ def losses(peer: Path, text: Path, size: Size) -> dict[str, Any]:
         tokens = int(TRAIN_TOKENS * part)
         loss = our_loss(text, size, batch, rate, tokens)
         found["x1_sooner"].append({"tokens": tokens, "loss": loss})
-        if loss <= min(final.values()):
+        if loss <= peers_best:
             break
     return found
 
@@ -316,7 +325,7 @@ def main() -> None:
     asked.add_argument("peer", type=Path)
     asked.add_argument("text", type=Path)
     asked.add_argument("--out", type=Path, help="results are added to what is in there")
-    asked.add_argument("--part", choices=("speed", "loss", "both"), default="both")
+    asked.add_argument("--part", choices=("speed", "loss", "ours", "both"), default="both")
     asked.add_argument("--size", type=int, choices=(0, 1), action="append", help="default: both")
     asked.add_argument("--modes", choices=("eager", "compiled", "both"), default="both")
     asked.add_argument("--tiny", action="store_true", help="a tiny shape, to see it all work")
@@ -340,14 +349,17 @@ def main() -> None:
         copy, text = prepare_peer(peer, text), Path(text.name)
         for name, size in [shapes[i] for i in options.size or range(len(shapes))]:
             row = record["sizes"].setdefault(name, {})
-            if options.part != "loss":
+            if options.part in ("speed", "both"):
                 batches = (size.batch, 2 * size.batch, LARGER * size.batch)
                 measured = speed(copy, text, size, batches, options.modes)
                 known = {r["setting"]: r for r in (*row.get("speed", ()), *measured)}
                 row["speed"] = list(known.values())
+            if options.part in ("loss", "both"):
+                row["loss"] = peer_losses(copy, size)
             if options.part != "speed":
-                row["loss"] = losses(copy, text, size)
-            if "speed" in row and "loss" in row:
+                best = min(row["loss"]["nanogpt"][1].values())
+                row["loss"] |= our_losses(text, size, best)
+            if "speed" in row and "x1" in row.get("loss", {}):
                 row["verdict"] = verdict(row, size)
             record |= flat(record["sizes"])
             if out:
@@ -384,17 +396,16 @@ def verdict(row: dict[str, Any], size: Size) -> dict[str, float]:
     rows = {r["setting"]: r for r in row["speed"]}
     fastest = max((r for n, r in rows.items() if "nanoGPT" in n), key=lambda r: r["tokens_per_s"])
     same = rows["X1 bf16 compiled"]
-    larger = rows[f"X1 bf16 compiled, batch {LARGER * size.batch}"]
-    learning = same if size.our_batch == size.batch else larger
+    learning = rows["X1 bf16 compiled" + name_of(size.our_batch, size)]
     sooner = row["loss"]["x1_sooner"][-1]
     reached = sooner["loss"] <= min(row["loss"]["nanogpt"][1].values())
     seconds = sooner["tokens"] / learning["tokens_per_s"]
     found = {
         "learning_batch_sequences": size.our_batch,
         "tokens_per_s_at_the_same_batch": same["tokens_per_s"] / fastest["tokens_per_s"],
-        "tokens_per_s_at_the_larger": larger["tokens_per_s"] / fastest["tokens_per_s"],
+        "tokens_per_s_at_ours": learning["tokens_per_s"] / fastest["tokens_per_s"],
         "peak_memory_at_the_same_batch": same["peak_mb"] / fastest["peak_mb"],
-        "peak_memory_at_the_larger": larger["peak_mb"] / fastest["peak_mb"],
+        "peak_memory_at_ours": learning["peak_mb"] / fastest["peak_mb"],
         "time_to_its_best_loss": seconds / (TRAIN_TOKENS / fastest["tokens_per_s"]),
     }
     return {k: round(v, 3) for k, v in found.items() if reached or k != "time_to_its_best_loss"}
