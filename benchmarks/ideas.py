@@ -204,7 +204,8 @@ def losses(text: Path, *variants: tuple[Any, dict[str, Any]]) -> list[float]:
         torch.compiler.reset()
         network_of, network, optimizers = train.assemble(chosen, Ranks(0, 1, CPU))
         for index in range(chosen.train.steps):
-            ids = torch.from_numpy(data.batch(dataset.train, 0, index, 24, 64, 0, 1))
+            seed = chosen.data.seed
+            ids = torch.from_numpy(data.batch(dataset.train, seed, index, 24, 64, 0, 1))
             train.forward_backward(network, ids, 24, 0.0, chosen.train.compile)
             train.clip_gradients(network_of, 1.0)
             train.update(optimizers, optim.learning_rate(chosen.optim, index, 1000))
@@ -231,7 +232,13 @@ def ideas(text: Path) -> dict[str, Callable[[], list[dict[str, Any]]]]:
         first, second = losses(text, before, after)
         return [{"before_nats": first, "after_nats": second}]
 
+    def seeds() -> list[dict[str, float]]:
+        numbers = (0, 1, 2)
+        found = losses(text, *((THREE, {"train.seed": n, "data.seed": n}) for n in numbers))
+        return [{"seed": n, "nats": loss} for n, loss in zip(numbers, found, strict=True)]
+
     return {
+        "seeds_loss": seeds,
         "muon_batched": lambda: sizes(
             lambda size: pair(muon(torch.optim.Muon, five, size), muon(optim.Muon, five, size))
         ),
