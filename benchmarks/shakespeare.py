@@ -20,9 +20,12 @@ from x1 import config, data, evaluate, flops, folder
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "runs" / "shakespeare-benchmark"
 QUARTER = ("train.steps=750", "sample.milestones=[]")
+OTHER_SEEDS = {n: (f"train.seed={n}", f"data.seed={n}") for n in (1, 2)}
 RECIPES = {
     "recipe": (),
+    **{f"recipe, seed {n}": seed for n, seed in OTHER_SEEDS.items()},
     "quarter": QUARTER,
+    **{f"quarter, seed {n}": (*QUARTER, *seed) for n, seed in OTHER_SEEDS.items()},
     "quarter, AdamW for all": (*QUARTER, "optim.name=adamw"),
     "quarter, no QK-norm": (*QUARTER, "model.qk_norm=false"),
     "quarter, rope_theta 10000": (*QUARTER, "model.rope_theta=10000.0"),
