@@ -31,7 +31,7 @@ class Metered(RuleBasedStateMachine):
         own = ("money.hardware='own-cpu'", f"money.ceiling_usd={CEILING_USD}")
         self.config = configuration.build("rehearsal", settings=own)
         self.now_ms, self.boot_at_ms, self.boots, self.skew_ms = 0, -60_000, 1, 0
-        self.usd, self.readable = usd, True
+        self.usd, self.readable, self.moved = usd, True, False
         self.owed_usd = Decimal(0)
         self.unread: list[tuple[int, float]] = []
         self.stopped: str | None = None
@@ -50,6 +50,7 @@ class Metered(RuleBasedStateMachine):
         if not self.readable:
             raise UserError("price.unreadable", where="here", fault="away")
         self.unread.clear()
+        self.moved = False
         return Price(self.usd, "here", "2026-11-01")
 
     def passes(self, seconds: float) -> None:
@@ -102,8 +103,8 @@ class Metered(RuleBasedStateMachine):
     @rule(factor=st.floats(0.4, 3.0))
     def price_moves(self, factor: float) -> None:
         """Between two readings it moves once: right after the first of them, at worst."""
-        if not self.unread:
-            self.usd = min(self.usd * factor, MOST_USD)
+        if not (self.unread or self.moved):
+            self.usd, self.moved = min(self.usd * factor, MOST_USD), True
 
     @rule()
     def source_fails_or_recovers(self) -> None:
