@@ -64,7 +64,7 @@ def explicit_attention(device: str, dtype: torch.dtype, context: int) -> bool:
     """Whether to write the (T, T) matrix out: torch's fused kernel is slow in bf16 on a CPU.
 
     The explicit form takes a quarter of the time at a context of 64 and less than half at 512;
-    beyond that the matrix is most of what a pass keeps (docs/ideas.md).
+    beyond that its gain is uncertain and the matrix large (docs/ideas.md).
     """
     return device == "cpu" and dtype == torch.bfloat16 and context <= SHORT_CONTEXT
 
